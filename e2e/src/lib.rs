@@ -1,0 +1,1 @@
+//! Tests, demo and benchmarks that act as a user of Lockstep.

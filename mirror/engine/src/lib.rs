@@ -1,0 +1,1 @@
+//! The I/O shell of Lockstep: event loops on io_uring, replica storage, peer links, front ends.

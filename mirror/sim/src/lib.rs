@@ -1,0 +1,1 @@
+//! The deterministic simulator of Lockstep: many replicas, one thread, one seed.

@@ -1,0 +1,1 @@
+//! The agent on each node, the engine program and the stand-alone command line.
