@@ -1,0 +1,185 @@
+//! The configuration of a volume: one register, changed only by compare-and-swap at the arbiter.
+
+use alloc::collections::BTreeMap;
+
+use crate::ids::{Epoch, Incarnation, NodeId, RequestTag, VolumeId, VoterId};
+
+/// Lineage of the configuration. A new one is minted by an operator's `force` and by nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Generation {
+    /// Random identity.
+    pub id: u64,
+    /// The generation that this one was forced from; 0 for a volume's first.
+    pub parent: u64,
+}
+
+/// When a peer acknowledges a write.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Ack {
+    /// When its device completed the write.
+    #[default]
+    Disk,
+    /// When the write is durable there.
+    Durable,
+}
+
+/// What happens to requests while the volume cannot change its configuration and lacks a peer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum OnQuorumLoss {
+    /// They wait.
+    #[default]
+    Suspend,
+    /// They fail.
+    Error,
+}
+
+/// Settings of a volume that its creator chose.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Settings {
+    /// Acknowledgement level.
+    pub ack: Ack,
+    /// Behaviour without a quorum.
+    pub on_quorum_loss: OnQuorumLoss,
+}
+
+/// How a member has the volume attached.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum AttachMode {
+    /// Reads and writes: a *writer*.
+    ReadWrite,
+    /// Reads only.
+    ReadOnly,
+}
+
+/// One attachment.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Attachment {
+    /// The run of the engine that has it.
+    pub incarnation: Incarnation,
+    /// Reads only, or writes too.
+    pub mode: AttachMode,
+    /// The front end survives a restart of the engine: expulsion may wait for the next incarnation.
+    pub recoverable: bool,
+}
+
+/// A replica that receives and acknowledges every write, and does not serve yet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Joining {
+    /// The run of the engine that joins.
+    pub incarnation: Incarnation,
+    /// The in-sync member that it pulls from.
+    pub source: NodeId,
+}
+
+/// The register. Two configurations of one generation and epoch are equal (invariant I8).
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Config {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Lineage.
+    pub generation: Generation,
+    /// Rises by one with every swap.
+    pub epoch: Epoch,
+    /// Size in blocks of 4096 bytes.
+    pub size_blocks: u64,
+    /// What the creator chose.
+    pub settings: Settings,
+    /// The nodes that hold a replica, in sync or not. At most three.
+    pub replicas: alloc::collections::BTreeSet<NodeId>,
+    /// The voter without data, where there is one.
+    pub tie_breaker: Option<NodeId>,
+    /// Whose votes decide a swap of this register (quorum of peers).
+    pub voters: BTreeMap<NodeId, VoterId>,
+    /// Replicas that hold everything completed.
+    pub in_sync: BTreeMap<NodeId, Incarnation>,
+    /// Replicas that are on their way into `in_sync`.
+    pub joining: BTreeMap<NodeId, Joining>,
+    /// Who has the volume attached.
+    pub attached: BTreeMap<NodeId, Attachment>,
+    /// For each replica that is not in sync: the last epoch in which it was.
+    pub last_in_sync: BTreeMap<NodeId, Epoch>,
+    /// The last swap of each node that took effect.
+    pub requests: BTreeMap<NodeId, RequestTag>,
+}
+
+impl Config {
+    /// True if this incarnation of the node is in sync.
+    #[must_use]
+    pub fn is_in_sync(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.in_sync.get(&node) == Some(&incarnation)
+    }
+
+    /// True if this incarnation of the node is joining.
+    #[must_use]
+    pub fn is_joining(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.joining.get(&node).is_some_and(|j| j.incarnation == incarnation)
+    }
+
+    /// True if this incarnation of the node has the volume attached.
+    #[must_use]
+    pub fn is_attached(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.attached.get(&node).is_some_and(|a| a.incarnation == incarnation)
+    }
+
+    /// The incarnation under which the node takes part as in-sync, joining or attached member.
+    #[must_use]
+    pub fn incarnation_of(&self, node: NodeId) -> Option<Incarnation> {
+        (self.in_sync.get(&node).copied())
+            .or_else(|| self.joining.get(&node).map(|j| j.incarnation))
+            .or_else(|| self.attached.get(&node).map(|a| a.incarnation))
+    }
+
+    /// The writer of a single-writer volume.
+    #[must_use]
+    pub fn writer(&self) -> Option<(NodeId, Incarnation)> {
+        self.attached.iter().find(|(_, a)| a.mode == AttachMode::ReadWrite).map(|(node, a)| (*node, a.incarnation))
+    }
+
+    /// In-sync and joining replicas: whatever is asked of "all" is asked of these.
+    pub fn replicas_written(&self) -> impl Iterator<Item = (NodeId, Incarnation)> + '_ {
+        let joining = self.joining.iter().map(|(node, j)| (*node, j.incarnation));
+        self.in_sync.iter().map(|(node, i)| (*node, *i)).chain(joining)
+    }
+
+    /// Every node that takes part now: in-sync, joining or attached.
+    #[must_use]
+    pub fn members(&self) -> BTreeMap<NodeId, Incarnation> {
+        let mut members: BTreeMap<_, _> = self.attached.iter().map(|(n, a)| (*n, a.incarnation)).collect();
+        members.extend(self.replicas_written());
+        members
+    }
+
+    /// Why this cannot be a configuration of a volume, if it cannot.
+    ///
+    /// Checked where bytes become a configuration and before every swap.
+    ///
+    /// # Errors
+    /// A sentence that names the field.
+    pub fn check(&self) -> Result<(), &'static str> {
+        if self.size_blocks == 0 {
+            return Err("size is 0");
+        }
+        if self.replicas.is_empty() || self.replicas.len() > 3 {
+            return Err("replicas: between 1 and 3 are needed");
+        }
+        if self.in_sync.is_empty() {
+            return Err("in_sync is empty: the last in-sync replica never leaves");
+        }
+        if self.voters.is_empty() {
+            return Err("voters is empty");
+        }
+        if self.replicas_written().any(|(node, _)| !self.replicas.contains(&node)) {
+            return Err("in_sync or joining names a node without a replica");
+        }
+        if self.joining.keys().any(|node| self.in_sync.contains_key(node)) {
+            return Err("a node is both in sync and joining");
+        }
+        if self.joining.values().any(|joining| !self.in_sync.contains_key(&joining.source)) {
+            return Err("joining: the source is not in sync");
+        }
+        if self.attached.values().filter(|a| a.mode == AttachMode::ReadWrite).count() > 1 {
+            return Err("attached: a single-writer volume has one writer");
+        }
+        Ok(())
+    }
+}
