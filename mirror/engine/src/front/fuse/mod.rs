@@ -1,0 +1,284 @@
+//! The FUSE front end: a file system of one file, `volume`, which a loop device turns into a block device.
+//!
+//! ```text
+//! bytes -> request -> volume_file (what it means) -> engine -> response -> bytes
+//! device: read and written through the event loop's ring          uring: FUSE over io_uring
+//! ```
+//!
+//! `request`, `response` and `volume_file` know no I/O. Only `INIT` is read and answered with ordinary system calls, at
+//! the start: the kernel has queued it when `mount(2)` returns.
+
+mod abi;
+mod buffers;
+mod device;
+mod mount;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+mod uring;
+mod volume_file;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use io_uring::Submitter;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+pub use device::DeviceReads;
+pub use mount::{MountFuse, MountPoint, clear_stale_mount};
+pub use request::ParseRequest;
+pub use uring::is_enabled as is_uring_enabled;
+pub use volume_file::{FILE_NAME, NegotiateFuse};
+
+use super::request::{FrontReply, FrontRequest, Tag};
+use super::sqe::{Completion, Sqe, SqeBase};
+use buffers::{BufferLimits, RequestBuffers};
+use device::DeviceChannel;
+use uring::UringChannel;
+use volume_file::VolumeFile;
+
+/// How requests travel between kernel and engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FuseTransport {
+    /// `/dev/fuse`: works everywhere and can be taken over by a successor.
+    Device(DeviceReads),
+    /// FUSE over io_uring: faster, needs a ring of 128-byte entries and the kernel's switch.
+    Uring,
+}
+
+/// What to mount, and where.
+#[derive(Clone, Debug)]
+pub struct FuseConfig {
+    /// An existing directory.
+    pub mount_dir: PathBuf,
+    /// Size of the volume, in bytes.
+    pub size_bytes: u64,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Device or io_uring.
+    pub transport: FuseTransport,
+    /// Requests in the engine's hands at a time, at most 1024. The loop driver's queue is 128 deep.
+    pub in_flight_max: u16,
+    /// Largest read or write; a power of two, at most 1 MiB (the kernel's limit).
+    pub max_io_bytes: u32,
+    /// Resident memory kept for data.
+    pub memory_budget_bytes: usize,
+}
+
+impl FuseConfig {
+    /// Defaults: a queue as deep as the loop driver's; 1 MiB requests (256 KiB over io_uring, where each entry has its own
+    /// payload memory); 40 MiB, which leaves a third of the engine's 64 MiB to everything else.
+    #[must_use]
+    pub fn new(mount_dir: PathBuf, size_bytes: u64, transport: FuseTransport) -> FuseConfig {
+        let max_io_bytes = match transport {
+            FuseTransport::Device(_) => 1 << 20,
+            FuseTransport::Uring => 256 << 10,
+        };
+        FuseConfig {
+            mount_dir,
+            size_bytes,
+            read_only: false,
+            transport,
+            in_flight_max: 128,
+            max_io_bytes,
+            memory_budget_bytes: 40 << 20,
+        }
+    }
+}
+
+/// Failures to start the front end. Nothing stays mounted after one.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFuse {
+    /// Mounting failed.
+    #[error("cannot mount")]
+    Mount(#[source] MountFuse),
+    /// INIT did not come, or could not be read or answered.
+    #[error("cannot talk to the kernel over /dev/fuse")]
+    Handshake(#[source] io::Error),
+    /// The first request is no request.
+    #[error("the kernel's first request is malformed")]
+    Parse(#[source] ParseRequest),
+    /// No common ground.
+    #[error("cannot agree with the kernel's FUSE")]
+    Negotiate(#[source] NegotiateFuse),
+    /// Memory or buffer ring.
+    #[error("cannot set up request buffers")]
+    Buffers(#[source] io::Error),
+}
+
+/// Where a front end stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrontState {
+    /// Requests come in.
+    Serving,
+    /// No new requests; open ones and the ring's entries are still to end.
+    Stopping,
+    /// Nothing is open; the value may be dropped (after `unregister`).
+    Closed,
+}
+
+/// The FUSE front end of one volume.
+#[derive(Debug)]
+pub struct FuseFrontEnd {
+    mount: MountPoint,
+    file: VolumeFile,
+    device: DeviceChannel,
+    uring: Option<UringChannel>,
+}
+
+impl FuseFrontEnd {
+    /// Mounts, and settles INIT with the kernel (a fraction of a millisecond). `buffer_group` must be unused in the ring
+    /// behind `submitter`, which is the one whose completions will be given to [`Self::on_completion`].
+    ///
+    /// # Errors
+    /// See [`StartFuse`].
+    pub fn start(
+        config: &FuseConfig,
+        base: SqeBase,
+        buffer_group: u16,
+        submitter: &Submitter<'_>,
+    ) -> Result<FuseFrontEnd, StartFuse> {
+        let (mount, device) = MountPoint::mount(&config.mount_dir, config.max_io_bytes).map_err(StartFuse::Mount)?;
+        let started = Self::start_mounted(config, &mount, device, base, buffer_group, submitter);
+        if started.is_err() {
+            mount.abort();
+        }
+        started
+    }
+
+    fn start_mounted(
+        config: &FuseConfig,
+        mount: &MountPoint,
+        device: OwnedFd,
+        base: SqeBase,
+        buffer_group: u16,
+        submitter: &Submitter<'_>,
+    ) -> Result<FuseFrontEnd, StartFuse> {
+        let over_uring = config.transport == FuseTransport::Uring;
+        settle_init(&device, config.max_io_bytes, over_uring)?;
+        let device = Arc::new(device);
+        let payload_bytes = config.max_io_bytes as usize;
+        let (in_flight_max, provided_max, reads) = match config.transport {
+            FuseTransport::Device(reads) => (config.in_flight_max.clamp(1, 1024), 32, reads),
+            // Forgets and interrupts only.
+            FuseTransport::Uring => (4, 4, DeviceReads::Multishot),
+        };
+        let budget_bytes = config.memory_budget_bytes;
+        let limits = BufferLimits { in_flight_max, provided_max, payload_bytes, budget_bytes };
+        let buffers = RequestBuffers::new(limits, buffer_group, submitter).map_err(StartFuse::Buffers)?;
+        let uring = match config.transport {
+            FuseTransport::Device(_) => None,
+            FuseTransport::Uring => {
+                let in_flight = u32::from(config.in_flight_max);
+                let channel = UringChannel::new(device.clone(), base, payload_bytes, in_flight, budget_bytes);
+                Some(channel.map_err(StartFuse::Buffers)?)
+            }
+        };
+        let file = VolumeFile {
+            size_bytes: config.size_bytes,
+            max_io_bytes: config.max_io_bytes,
+            read_only: config.read_only,
+        };
+        let device = DeviceChannel::new(device, base, buffers, reads);
+        Ok(FuseFrontEnd { mount: mount.clone(), file, device, uring })
+    }
+
+    /// The mount, to be unmounted or aborted from any thread.
+    #[must_use]
+    pub fn mount_point(&self) -> &MountPoint {
+        &self.mount
+    }
+
+    /// Passes every entry that is to be submitted now. Call before each entry into the kernel.
+    pub fn poll_sqes(&mut self, mut submit: impl FnMut(Sqe)) {
+        self.device.poll_sqes(&mut submit);
+        if let Some(uring) = &mut self.uring {
+            uring.poll_sqes(&mut submit);
+        }
+    }
+
+    /// One completion of an entry of this front end; new requests are appended to `requests`.
+    pub fn on_completion(&mut self, cqe: Completion, requests: &mut Vec<FrontRequest>) {
+        match (&mut self.uring, cqe.token & device::TOKEN_KIND) {
+            (Some(channel), uring::TOKEN_URING) => channel.on_completion(cqe, &self.file, requests),
+            _ => self.device.on_completion(cqe, &self.file, requests),
+        }
+    }
+
+    /// Answers an open request.
+    pub fn reply(&mut self, tag: Tag, reply: FrontReply) {
+        match &mut self.uring {
+            Some(channel) if tag.0 & uring::TAG_BIT != 0 => channel.reply(tag, reply),
+            _ => self.device.reply(tag, reply),
+        }
+    }
+
+    /// A tag whose [`FrontReply::DoneElsewhere`] memory is not used any more.
+    pub fn take_released(&mut self) -> Option<Tag> {
+        self.device.take_released()
+    }
+
+    /// The volume has grown. The loop device has to be told as well: [`super::LoopDevice::grow`].
+    pub fn resize(&mut self, size_bytes: u64) {
+        self.file.size_bytes = size_bytes;
+    }
+
+    /// Stops reading requests. To end in order: detach the loop device, unmount (both from another thread, with the
+    /// front end still serving), and wait for [`FrontState::Closed`], which the unmount brings about by itself. To
+    /// end at once: [`MountPoint::abort`], from any thread.
+    pub fn stop(&mut self) {
+        self.device.stop();
+    }
+
+    /// Where the front end stands.
+    #[must_use]
+    pub fn state(&self) -> FrontState {
+        let uring_quiet = self.uring.as_ref().is_none_or(UringChannel::is_quiet);
+        if self.device.is_quiet() && uring_quiet {
+            FrontState::Closed
+        } else if self.failure().is_some() {
+            FrontState::Stopping
+        } else {
+            FrontState::Serving
+        }
+    }
+
+    /// Why requests stopped coming, as an error number: ENODEV after an unmount or an abort.
+    #[must_use]
+    pub fn failure(&self) -> Option<i32> {
+        self.device.ended().or_else(|| self.uring.as_ref().and_then(UringChannel::ended))
+    }
+
+    /// Gives the buffer group back to the ring. The last call before the value is dropped.
+    ///
+    /// # Errors
+    /// Of the registration system call.
+    pub fn unregister(&self, submitter: &Submitter<'_>) -> io::Result<()> {
+        assert_eq!(self.state(), FrontState::Closed, "unregister a front end that the kernel still uses");
+        self.device.buffers().unregister(submitter)
+    }
+}
+
+/// Reads INIT and answers it.
+fn settle_init(device: &OwnedFd, max_io_bytes: u32, over_uring: bool) -> Result<(), StartFuse> {
+    let handshake = |errno: nix::Error| StartFuse::Handshake(errno.into());
+    let mut ready = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    // INIT is queued by mount(2) itself; a second is a thousand times what it can take.
+    if poll(&mut ready, PollTimeout::from(1000u16)).map_err(handshake)? == 0 {
+        return Err(StartFuse::Handshake(io::ErrorKind::TimedOut.into()));
+    }
+    let mut bytes = vec![0; abi::MIN_READ_BUFFER_BYTES];
+    let len = nix::unistd::read(device, &mut bytes).map_err(handshake)?;
+    let (header, operation) = request::parse(&bytes[..len]).map_err(StartFuse::Parse)?;
+    let init = volume_file::negotiate(header, operation, max_io_bytes, over_uring).map_err(StartFuse::Negotiate)?;
+    let content = response::init_out(init);
+    let content = content.as_bytes();
+    let content_len = u32::try_from(content.len()).expect("INIT's answer has 64 bytes");
+    let mut answer = response::out_header(header.unique, 0, content_len).to_vec();
+    answer.extend_from_slice(content);
+    nix::unistd::write(device, &answer).map_err(handshake)?;
+    Ok(())
+}
