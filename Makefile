@@ -1,0 +1,80 @@
+# The one door: what a person and CI run. Each target installs what it needs (scripts/setup) and builds what it runs.
+#
+#   make demo     a mirrored file system that loses its peer and its writer, every acknowledged byte checked
+#   make test     unit and property tests, tests on real processes, a short simulation, the broken variants, a short soak
+#   make check    format, lints, documentation, dependency direction, the rules of this repository
+#   make sim      the simulator: SEEDS=n
+#   make soak     kills and pauses of real processes: ROUNDS=n
+#   make fuzz     every fuzz target of the codecs: FUZZ_SECONDS=n each
+#   make bench    against the raw disk and qemu-storage-daemon; BENCH=quick for a short look
+#
+# Programs that mount file systems and configure loop devices run as root: through sudo where the caller is not.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+SEEDS ?= 10000
+ROUNDS ?= 200
+FUZZ_SECONDS ?= 60
+BENCH ?= full
+
+# What `make test` runs of the simulation and of the soak. Ten rounds or a minute, whichever is first.
+TEST_SEEDS ?= 500
+TEST_ROUNDS ?= 10
+TEST_SOAK_SECONDS ?= 60
+
+# One profile for tests, demo, soak and bench, so that each crate is compiled once.
+profile := --release
+programs := $(or $(CARGO_TARGET_DIR),target)/release
+as_root := $(if $(filter 0,$(shell id -u)),,sudo -E)
+# Test programs mount and configure loop devices too: cargo starts them by this.
+runner := $(if $(as_root),--config 'target."cfg(all())".runner="sudo -E"')
+
+.PHONY: help demo test check sim variants soak fuzz bench programs setup
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup:
+	@scripts/setup base
+
+# The programs apart from the simulator: its switch for broken variants must not be unified into what runs for real.
+programs: setup
+	$(CARGO) build $(profile) -p lockstep-node --bins
+	$(CARGO) build $(profile) -p lockstep-e2e --bins
+
+demo: programs
+	$(as_root) $(programs)/demo
+
+test: programs
+	$(CARGO) $(runner) test $(profile) --workspace
+	$(MAKE) --no-print-directory sim SEEDS=$(TEST_SEEDS)
+	$(MAKE) --no-print-directory variants
+	$(as_root) $(programs)/soak --rounds $(TEST_ROUNDS) --seconds $(TEST_SOAK_SECONDS)
+
+check: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(profile) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(profile) --workspace --no-deps
+	$(CARGO) test $(profile) -p lockstep-e2e --test dependencies --test tidy
+
+sim: setup
+	$(CARGO) run $(profile) -p lockstep-sim -- run --seeds $(SEEDS)
+
+variants: setup
+	$(CARGO) run $(profile) -p lockstep-sim -- variants
+
+soak: programs
+	$(as_root) $(programs)/soak --rounds $(ROUNDS)
+
+fuzz:
+	@scripts/setup fuzz
+	cd mirror/format; for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	done
+
+bench: programs
+	@scripts/setup bench
+	$(as_root) $(programs)/bench --profile $(BENCH)
