@@ -1,0 +1,331 @@
+//! Memory for data on its way: page-aligned slabs of a loop, and the memory of front ends, under one kind of name.
+//!
+//! A buffer is counted: the core's interest is one reference (until `Effect::Release`), each disk operation and each
+//! unsent frame that names it is another. The last one gives it back: to its slab, or to the front end that owns it. In
+//! steady state nothing is allocated: slabs grow to the load's peak and are kept, except that the pages of large buffers
+//! are given back beyond a budget.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use lockstep_core::BufId;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// Sizes of buffers, in bytes. What is larger is mapped for itself.
+const CLASS_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// Slabs are mapped in units of this: untouched parts cost address space only.
+const SLAB_BYTES: usize = 4 << 20;
+/// Classes from here on give their pages back once more than [`RESIDENT_BYTES`] are resident in them.
+const LARGE_CLASS: usize = 2;
+/// Bytes of large free buffers that stay resident for the next request.
+const RESIDENT_BYTES: usize = 16 << 20;
+/// Bytes that a loop's slabs hand out at most: sixteen times what a link may hold, and far from what a node has.
+const HANDED_OUT_BYTES_MAX: usize = 512 << 20;
+
+/// A buffer of a loop. The same number is the core's [`BufId`] for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Buffer {
+    slot: u32,
+    /// 31 bits: tells a slot's uses apart, so that a name that was used too long is noticed.
+    generation: u32,
+}
+
+impl Buffer {
+    /// The core's name for it.
+    pub(crate) fn id(self) -> BufId {
+        BufId(u64::from(self.generation) << 32 | u64::from(self.slot))
+    }
+
+    /// The buffer that the shell named `id`; ids from [`BufId::CORE`] on are not the shell's.
+    pub(crate) fn from_id(id: BufId) -> Option<Buffer> {
+        let [a, b, c, d, e, f, g, h] = id.0.to_be_bytes();
+        (id.0 < BufId::CORE)
+            .then_some(Buffer { slot: u32::from_be_bytes([e, f, g, h]), generation: u32::from_be_bytes([a, b, c, d]) })
+    }
+}
+
+/// Where a buffer's memory goes when nobody needs it any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Home {
+    Slab(usize),
+    Mapping(usize),
+    Front(FrontSlot),
+    Free,
+}
+
+/// The request of a front end whose memory a buffer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FrontSlot {
+    /// Index of the front end in its loop.
+    pub(crate) front: u32,
+    /// Its tag.
+    pub(crate) tag: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    memory: NonNull<u8>,
+    len: usize,
+    home: Home,
+    references: u32,
+    generation: u32,
+}
+
+/// No buffer can be had: the loop holds as much as it may, or the kernel has no memory.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TakeBuffer {
+    /// The bound on what is handed out.
+    #[error("{0} bytes of buffers are in use, the most that a loop may hold")]
+    Full(usize),
+    /// mmap failed.
+    #[error("cannot map memory")]
+    Map(#[source] io::Error),
+}
+
+/// All buffers of one loop.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    entries: Vec<Entry>,
+    free_entries: Vec<u32>,
+    free_memory: [Vec<FreeMemory>; CLASS_BYTES.len()],
+    slabs: Vec<NonNull<u8>>,
+    handed_out: usize,
+    resident_large: usize,
+}
+
+#[derive(Debug)]
+struct FreeMemory {
+    memory: NonNull<u8>,
+    resident: bool,
+}
+
+impl Buffers {
+    /// Room for `len` bytes, with one reference.
+    pub(crate) fn take(&mut self, len: usize) -> Result<Buffer, TakeBuffer> {
+        if self.handed_out + len > HANDED_OUT_BYTES_MAX {
+            return Err(TakeBuffer::Full(self.handed_out));
+        }
+        let Some(class) = CLASS_BYTES.iter().position(|bytes| *bytes >= len) else {
+            let bytes = len.next_multiple_of(CLASS_BYTES[0]);
+            let memory = map(bytes).map_err(TakeBuffer::Map)?;
+            self.handed_out += bytes;
+            return Ok(self.enter(memory, len, Home::Mapping(bytes)));
+        };
+        if self.free_memory[class].is_empty() {
+            self.grow(class).map_err(TakeBuffer::Map)?;
+        }
+        let free = self.free_memory[class].pop().expect("a class that has just grown has a free buffer");
+        if free.resident && class >= LARGE_CLASS {
+            self.resident_large -= CLASS_BYTES[class];
+        }
+        self.handed_out += CLASS_BYTES[class];
+        Ok(self.enter(free.memory, len, Home::Slab(class)))
+    }
+
+    /// Names `len` bytes of a front end's memory, with one reference. The front end keeps them until [`Buffers::release`]
+    /// gives the slot back.
+    pub(crate) fn adopt(&mut self, memory: NonNull<u8>, len: usize, slot: FrontSlot) -> Buffer {
+        self.enter(memory, len, Home::Front(slot))
+    }
+
+    /// One reference more.
+    pub(crate) fn hold(&mut self, buffer: Buffer) {
+        self.entry_mut(buffer).references += 1;
+    }
+
+    /// One reference less. The last one frees it, and tells the front end's slot if it was a front end's memory.
+    pub(crate) fn release(&mut self, buffer: Buffer) -> Option<FrontSlot> {
+        let entry = self.entry_mut(buffer);
+        entry.references -= 1;
+        if entry.references > 0 {
+            return None;
+        }
+        let (memory, home) = (entry.memory, std::mem::replace(&mut entry.home, Home::Free));
+        entry.generation = (entry.generation + 1) & 0x7fff_ffff;
+        self.free_entries.push(buffer.slot);
+        match home {
+            Home::Front(slot) => return Some(slot),
+            Home::Slab(class) => {
+                self.handed_out -= CLASS_BYTES[class];
+                let resident = self.keep_resident(class, memory);
+                self.free_memory[class].push(FreeMemory { memory, resident });
+            }
+            Home::Mapping(bytes) => {
+                self.handed_out -= bytes;
+                unmap(memory, bytes);
+            }
+            Home::Free => unreachable!("a free buffer has no references"),
+        }
+        None
+    }
+
+    /// Address and length, for an operation of the ring. Whoever submits it holds a reference until it completed.
+    pub(crate) fn memory(&self, buffer: Buffer) -> (*mut u8, usize) {
+        let entry = self.entry(buffer);
+        (entry.memory.as_ptr(), entry.len)
+    }
+
+    /// The bytes. Not to be called while an operation that fills the buffer is under way.
+    pub(crate) fn bytes(&self, buffer: Buffer) -> &[u8] {
+        let entry = self.entry(buffer);
+        // SAFETY: the entry has references, so that the memory is mapped; operations that write it have completed, as
+        // the callers guarantee (they call this on completion, or before they submit).
+        unsafe { std::slice::from_raw_parts(entry.memory.as_ptr(), entry.len) }
+    }
+
+    /// The bytes, to be filled. Not to be called while any operation on the buffer is under way.
+    pub(crate) fn bytes_mut(&mut self, buffer: Buffer) -> &mut [u8] {
+        let entry = self.entry_mut(buffer);
+        // SAFETY: as above, and `&mut self` excludes every other reference that this type gives out.
+        unsafe { std::slice::from_raw_parts_mut(entry.memory.as_ptr(), entry.len) }
+    }
+
+    /// Copies the content of `from` to the start of `to`, as far as both reach.
+    pub(crate) fn copy(&mut self, to: Buffer, from: Buffer) {
+        let (source, target) = (self.entry(from), self.entry(to));
+        let len = source.len.min(target.len);
+        // SAFETY: both are mapped and referenced, no operation on them is under way (the callers' guarantee), and two
+        // buffers never share memory; `copy` allows even that.
+        unsafe { std::ptr::copy(source.memory.as_ptr(), target.memory.as_ptr(), len) };
+    }
+
+    /// Bytes of slab memory in use now.
+    pub(crate) fn handed_out_bytes(&self) -> usize {
+        self.handed_out
+    }
+
+    fn enter(&mut self, memory: NonNull<u8>, len: usize, home: Home) -> Buffer {
+        if let Some(slot) = self.free_entries.pop() {
+            let entry = &mut self.entries[slot as usize];
+            (entry.memory, entry.len, entry.home, entry.references) = (memory, len, home, 1);
+            return Buffer { slot, generation: entry.generation };
+        }
+        let slot = u32::try_from(self.entries.len()).expect("fewer buffers than 2^32 fit the bound on their bytes");
+        self.entries.push(Entry { memory, len, home, references: 1, generation: 0 });
+        Buffer { slot, generation: 0 }
+    }
+
+    fn entry(&self, buffer: Buffer) -> &Entry {
+        let entry = &self.entries[buffer.slot as usize];
+        assert!(entry.references > 0 && entry.generation == buffer.generation, "{buffer:?} was released before");
+        entry
+    }
+
+    fn entry_mut(&mut self, buffer: Buffer) -> &mut Entry {
+        let entry = &mut self.entries[buffer.slot as usize];
+        assert!(entry.references > 0 && entry.generation == buffer.generation, "{buffer:?} was released before");
+        entry
+    }
+
+    /// Decides whether a freed buffer's pages stay; if not, gives them back.
+    fn keep_resident(&mut self, class: usize, memory: NonNull<u8>) -> bool {
+        let bytes = CLASS_BYTES[class];
+        if class < LARGE_CLASS {
+            return true;
+        }
+        if self.resident_large + bytes <= RESIDENT_BYTES {
+            self.resident_large += bytes;
+            return true;
+        }
+        // SAFETY: whole pages of our own slab, which nobody references. Failure leaves them resident, nothing else.
+        let _ = unsafe { madvise(memory.cast(), bytes, MmapAdvise::MADV_DONTNEED) };
+        false
+    }
+
+    fn grow(&mut self, class: usize) -> io::Result<()> {
+        let slab = map(SLAB_BYTES)?;
+        self.slabs.push(slab);
+        // The first ones are handed out first: a light load touches few pages.
+        for index in (0..SLAB_BYTES / CLASS_BYTES[class]).rev() {
+            // SAFETY: inside the mapping that was just made.
+            let memory = unsafe { slab.add(index * CLASS_BYTES[class]) };
+            self.free_memory[class].push(FreeMemory { memory, resident: false });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        // The loop has closed its ring before: no operation names this memory any more.
+        for entry in &self.entries {
+            if let Home::Mapping(bytes) = entry.home {
+                unmap(entry.memory, bytes);
+            }
+        }
+        for slab in &self.slabs {
+            unmap(*slab, SLAB_BYTES);
+        }
+    }
+}
+
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+    let len = NonZeroUsize::new(bytes).expect("buffers are not empty");
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+    let memory = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
+    Ok(memory.cast())
+}
+
+fn unmap(memory: NonNull<u8>, bytes: usize) {
+    // SAFETY: one of our own mappings, to which no reference is left.
+    let _ = unsafe { munmap(memory.cast(), bytes) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Buffer, Buffers, CLASS_BYTES, FrontSlot, HANDED_OUT_BYTES_MAX, TakeBuffer};
+    use std::ptr::NonNull;
+
+    #[test]
+    fn the_last_reference_gives_the_memory_back() {
+        let mut buffers = Buffers::default();
+        let first = buffers.take(4096).unwrap();
+        let address = buffers.memory(first).0;
+        buffers.hold(first);
+        assert_eq!(buffers.release(first), None);
+        assert_eq!(buffers.handed_out_bytes(), 4096);
+        buffers.release(first);
+        assert_eq!(buffers.handed_out_bytes(), 0);
+        let second = buffers.take(100).unwrap();
+        assert_eq!((buffers.memory(second).0, buffers.memory(second).1), (address, 100));
+        assert_ne!(second.id(), first.id());
+    }
+
+    #[test]
+    fn every_size_is_aligned_and_writable() {
+        let mut buffers = Buffers::default();
+        let lens: Vec<usize> = CLASS_BYTES.iter().flat_map(|bytes| [bytes - 1, *bytes, bytes + 1]).collect();
+        let taken: Vec<Buffer> = lens.iter().map(|len| buffers.take(*len).unwrap()).collect();
+        for (buffer, len) in taken.iter().zip(&lens) {
+            assert_eq!(buffers.memory(*buffer).0 as usize % 4096, 0);
+            buffers.bytes_mut(*buffer).fill(0x5a);
+            assert_eq!(buffers.bytes(*buffer).len(), *len);
+        }
+        assert!(taken.iter().all(|buffer| Buffer::from_id(buffer.id()) == Some(*buffer)));
+        taken.into_iter().for_each(|buffer| assert_eq!(buffers.release(buffer), None));
+        assert_eq!(buffers.handed_out_bytes(), 0);
+    }
+
+    #[test]
+    fn a_front_ends_memory_goes_back_to_its_tag() {
+        let mut buffers = Buffers::default();
+        let mut memory = [1u8; 8];
+        let slot = FrontSlot { front: 3, tag: 9 };
+        let foreign = buffers.adopt(NonNull::from(&mut memory).cast(), 8, slot);
+        let target = buffers.take(8).unwrap();
+        buffers.copy(target, foreign);
+        assert_eq!(buffers.bytes(target), [1; 8]);
+        assert_eq!(buffers.release(foreign), Some(slot));
+    }
+
+    #[test]
+    fn what_is_handed_out_is_bounded() {
+        let mut buffers = Buffers::default();
+        let all: Vec<Buffer> = (0..HANDED_OUT_BYTES_MAX >> 20).map(|_| buffers.take(1 << 20).unwrap()).collect();
+        assert!(matches!(buffers.take(1), Err(TakeBuffer::Full(_))));
+        all.into_iter().for_each(|buffer| assert_eq!(buffers.release(buffer), None));
+        assert!(buffers.take(1).is_ok());
+    }
+}

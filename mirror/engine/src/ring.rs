@@ -1,0 +1,206 @@
+//! A thin cover over one io_uring: setup, the table of fixed files, submitting, waiting, draining.
+//!
+//! The ring takes 128-byte entries, because FUSE over io_uring needs them and one ring carries everything; ordinary
+//! entries fit too. It belongs to one thread (`SINGLE_ISSUER`), and completions are worked off only inside `enter`
+//! (`DEFER_TASKRUN`): no interrupt of the loop, and whole batches at once.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use io_uring::{IoUring, cqueue, squeue, types};
+
+/// Entries of the submission queue. A full queue is submitted early; nothing is lost.
+const SUBMISSIONS: u32 = 512;
+/// Entries of the completion queue. The kernel keeps what does not fit.
+const COMPLETIONS: u32 = 4096;
+/// Files that can be registered at a time: data and metadata of each volume, links, front ends.
+const FIXED_FILES: u32 = 4096;
+
+/// One completion.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cqe {
+    pub(crate) user_data: u64,
+    /// Result, or a negative error number.
+    pub(crate) result: i32,
+    pub(crate) flags: u32,
+}
+
+impl Cqe {
+    /// True if the same entry will complete again.
+    pub(crate) fn has_more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+}
+
+/// A slot of the table of fixed files: an entry that names it spares the kernel the look-up of the descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FixedFile(u32);
+
+impl FixedFile {
+    /// As an operand of an entry.
+    pub(crate) fn target(self) -> types::Fixed {
+        types::Fixed(self.0)
+    }
+}
+
+/// The ring of one event loop. Made and used by one thread.
+pub(crate) struct Ring {
+    inner: IoUring<squeue::Entry128, cqueue::Entry>,
+    free_files: Vec<u32>,
+    /// Calls of `enter`, for the metrics: batching shows in it.
+    pub(crate) enters: u64,
+    /// Entries submitted.
+    pub(crate) submitted: u64,
+}
+
+impl Ring {
+    /// A new ring for the calling thread.
+    pub(crate) fn new() -> io::Result<Ring> {
+        let mut inner = build()?;
+        inner.submitter().register_files_sparse(FIXED_FILES)?;
+        // Spares the look-up of the ring's own descriptor in each enter. Kernels before 5.18 have no such table.
+        let _ = inner.submitter().register_ring_fd();
+        let free_files = (0..FIXED_FILES).rev().collect();
+        Ok(Ring { inner, free_files, enters: 0, submitted: 0 })
+    }
+
+    /// Puts a descriptor into the table. The table holds the file open until [`Ring::remove_file`].
+    pub(crate) fn install_file(&mut self, file: BorrowedFd<'_>) -> io::Result<FixedFile> {
+        let slot = self.free_files.pop().ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
+        if let Err(error) = self.inner.submitter().register_files_update(slot, &[file.as_raw_fd()]) {
+            self.free_files.push(slot);
+            return Err(error);
+        }
+        Ok(FixedFile(slot))
+    }
+
+    /// Takes a file out of the table. Operations under way keep it open until they end.
+    pub(crate) fn remove_file(&mut self, file: FixedFile) {
+        const NONE: RawFd = -1;
+        if self.inner.submitter().register_files_update(file.0, &[NONE]).is_ok() {
+            self.free_files.push(file.0);
+        }
+    }
+
+    /// Queues an entry. Nothing reaches the kernel before [`Ring::submit_and_wait`], unless the queue is full.
+    ///
+    /// Whoever builds an entry owns the memory that it names, and keeps it in place until the completion.
+    pub(crate) fn push(&mut self, entry: impl Into<squeue::Entry128>) {
+        let entry = entry.into();
+        loop {
+            // SAFETY: memory named by the entry stays in place until its completion: buffers of `Buffers` and of the
+            // front ends are freed only by the completion of all operations that were given them, and the other
+            // operands live in slots that outlast their operation.
+            if unsafe { self.inner.submission().push(&entry) }.is_ok() {
+                self.submitted += 1;
+                return;
+            }
+            self.enters += 1;
+            // An error here (EAGAIN, EBUSY) is the kernel short of memory or of room for completions: try again.
+            let _ = self.inner.submit();
+        }
+    }
+
+    /// Submits everything queued and waits for a completion, at most `timeout` (`None`: without end). One system call.
+    pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.enters += 1;
+        let done = match timeout {
+            Some(timeout) => {
+                let timespec = types::Timespec::from(timeout);
+                let args = types::SubmitArgs::new().timespec(&timespec);
+                self.inner.submitter().submit_with_args(1, &args)
+            }
+            None => self.inner.submit_and_wait(1),
+        };
+        match done {
+            Ok(_) => Ok(()),
+            // Time is up; a signal; completions wait to be drained first.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Moves all completions that have arrived to `out`.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Cqe>) {
+        let completions = self.inner.completion();
+        out.extend(completions.map(|entry| Cqe {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.as_raw_fd()
+    }
+}
+
+fn build() -> io::Result<IoUring<squeue::Entry128, cqueue::Entry>> {
+    let newest = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_submit_all()
+        .setup_cqsize(COMPLETIONS)
+        .build(SUBMISSIONS);
+    match newest {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            // Kernels before 6.1: completions interrupt the loop where they like.
+            IoUring::builder().setup_submit_all().setup_cqsize(COMPLETIONS).build(SUBMISSIONS)
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cqe, Ring};
+    use io_uring::opcode;
+    use std::os::fd::AsFd;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn more_entries_than_the_queue_holds_all_complete() {
+        let mut ring = Ring::new().unwrap();
+        for number in 0..2000 {
+            ring.push(opcode::Nop::new().build().user_data(number));
+        }
+        let mut done: Vec<Cqe> = Vec::new();
+        while done.len() < 2000 {
+            ring.submit_and_wait(None).unwrap();
+            ring.drain(&mut done);
+        }
+        assert!(done.iter().map(|cqe| cqe.user_data).eq(0..2000));
+    }
+
+    #[test]
+    fn waiting_ends_at_the_timeout() {
+        let mut ring = Ring::new().unwrap();
+        let start = Instant::now();
+        ring.submit_and_wait(Some(Duration::from_millis(5))).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_fixed_file_is_written_until_it_is_removed() {
+        let mut ring = Ring::new().unwrap();
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = ring.install_file(here.as_fd()).unwrap();
+        let bytes = [7u8; 3];
+        let mut done = Vec::new();
+        for round in 0..2 {
+            ring.push(opcode::Write::new(file.target(), bytes.as_ptr(), 3).build());
+            ring.submit_and_wait(None).unwrap();
+            ring.drain(&mut done);
+            if round == 0 {
+                ring.remove_file(file);
+            }
+        }
+        assert_eq!(done.iter().map(|cqe| cqe.result).collect::<Vec<_>>(), [3, -libc::EBADF]);
+        drop(there);
+    }
+}
