@@ -1,1 +1,13 @@
 //! Tests, demo and benchmarks that act as a user of Lockstep.
+//!
+//! Everything here drives the programs from outside: the command line with `--output json`, the block device, the NBD
+//! socket, signals. What it needs to judge them (stamps in every block, histories, an own NBD client, a faulty
+//! file system) shares no code with them.
+
+pub mod cleanup;
+pub mod command;
+pub mod load;
+pub mod playground;
+pub mod random;
+pub mod status;
+pub mod wait;

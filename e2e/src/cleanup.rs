@@ -1,0 +1,122 @@
+//! What has to be undone, also when a test fails or a signal comes.
+//!
+//! Every mount, loop device and process that a program of this crate makes is noted here with the action that undoes
+//! it. The guard undoes it when dropped; a signal undoes all that is left, newest first.
+
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+type Action = Box<dyn FnMut() + Send>;
+
+#[derive(Default)]
+struct Pending {
+    next_id: u64,
+    actions: BTreeMap<u64, Action>,
+}
+
+/// The list of what has to be undone. Clones share it.
+#[derive(Clone, Default)]
+pub struct Cleanup {
+    pending: Arc<Mutex<Pending>>,
+}
+
+/// Undoes one thing when dropped.
+pub struct Undo {
+    cleanup: Cleanup,
+    id: u64,
+}
+
+impl Cleanup {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes how to undo what the caller is about to do (noted first, so that no signal falls in between).
+    pub fn defer(&self, undo: impl FnMut() + Send + 'static) -> Undo {
+        let mut pending = self.lock();
+        let id = pending.next_id;
+        pending.next_id += 1;
+        pending.actions.insert(id, Box::new(undo));
+        Undo {
+            cleanup: self.clone(),
+            id,
+        }
+    }
+
+    /// From now on SIGINT, SIGTERM and SIGHUP undo everything and end the process with 130.
+    pub fn on_signals(&self) -> Result<()> {
+        let cleanup = self.clone();
+        ctrlc::set_handler(move || {
+            cleanup.undo_all();
+            std::process::exit(130);
+        })
+        .context("install the signal handler")
+    }
+
+    /// Undoes all that is left, newest first.
+    pub fn undo_all(&self) {
+        // The lock is not held while an action runs: an action may itself drop a guard.
+        while let Some((_, mut action)) = self.pop() {
+            action();
+        }
+    }
+
+    fn pop(&self) -> Option<(u64, Action)> {
+        self.lock().actions.pop_last()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Undo {
+    /// Forgets it: what was to be undone is gone already.
+    pub fn forget(self) {
+        self.cleanup.lock().actions.remove(&self.id);
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let action = self.cleanup.lock().actions.remove(&self.id);
+        if let Some(mut action) = action {
+            action();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cleanup;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn everything_is_undone_once_and_newest_first() {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let cleanup = Cleanup::new();
+        let note = |name: &'static str| {
+            let log = log.clone();
+            cleanup.defer(move || log.lock().unwrap().push(name))
+        };
+        let (first, second, third) = (note("first"), note("second"), note("third"));
+        drop(second);
+        cleanup.undo_all();
+        drop((first, third));
+        assert_eq!(*log.lock().unwrap(), ["second", "third", "first"]);
+    }
+
+    #[test]
+    fn forgotten_is_not_undone() {
+        let log = Arc::new(Mutex::new(0));
+        let cleanup = Cleanup::new();
+        let counted = log.clone();
+        cleanup
+            .defer(move || *counted.lock().unwrap() += 1)
+            .forget();
+        cleanup.undo_all();
+        assert_eq!(*log.lock().unwrap(), 0);
+    }
+}

@@ -1,0 +1,357 @@
+//! Drives the `lockstep` command line as a user does, against a playground of its own.
+
+use crate::cleanup::{Cleanup, Undo};
+use crate::command::{self, Ended};
+use crate::status::{Attachment, NodeProcesses, VolumeStatus};
+use crate::wait;
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Longer than any command may take (a take-over waits 30 s of its own at most).
+pub const CLI_BOUND: Duration = Duration::from_secs(60);
+/// For a volume of test size to be whole again after everything runs again.
+pub const HEAL_BOUND: Duration = Duration::from_secs(90);
+
+/// The `lockstep` program.
+#[derive(Clone, Debug)]
+pub struct Cli {
+    program: PathBuf,
+}
+
+/// What `lockstep` printed when it refused.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Refusal {
+    /// `wrong_input`, `state_forbids`, `not_reachable`, `other`.
+    pub kind: String,
+    /// The field at fault.
+    pub field: Option<String>,
+    /// The node that stands in the way.
+    pub holder: Option<String>,
+    /// For a person.
+    pub message: String,
+    /// The exit code.
+    #[serde(skip)]
+    pub exit_code: Option<i32>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} (exit code {:?}): {}",
+            self.kind, self.exit_code, self.message
+        )
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[derive(Deserialize)]
+struct RefusalLine {
+    error: Refusal,
+}
+
+impl Cli {
+    /// The program named by `LOCKSTEP_BIN`, else the one built beside this one.
+    pub fn find() -> Result<Self> {
+        Ok(Cli {
+            program: built_program("lockstep", "LOCKSTEP_BIN")?,
+        })
+    }
+
+    /// Runs a command and parses the one JSON value that it prints. A refusal is a [`Refusal`].
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).args(["--output", "json"]);
+        let ended = command::run(&mut command, CLI_BOUND)?;
+        if ended.status.success() {
+            return parse_output(&ended).with_context(|| command::show(&command));
+        }
+        Err(parse_refusal(&ended).context(command::show(&command)))
+    }
+}
+
+/// The path of a program of this workspace: from the environment, else beside the running executable or its parent.
+pub fn built_program(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(PathBuf::from(path));
+    }
+    let own = std::env::current_exe().context("find the running executable")?;
+    // Test executables lie in target/PROFILE/deps, programs in target/PROFILE.
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            anyhow!(
+                "no {name} beside {}: build it first, or set {variable}",
+                own.display()
+            )
+        })
+}
+
+fn parse_output(ended: &Ended) -> Result<Value> {
+    if ended.stdout.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_str(&ended.stdout).with_context(|| format!("parse {:?}", ended.stdout))
+}
+
+fn parse_refusal(ended: &Ended) -> anyhow::Error {
+    let line = ended
+        .stderr
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<RefusalLine>(line).ok());
+    match line {
+        Some(RefusalLine { error }) => Refusal {
+            exit_code: ended.status.code(),
+            ..error
+        }
+        .into(),
+        None => anyhow!("{ended}"),
+    }
+}
+
+/// A cluster on this machine that is destroyed when dropped.
+pub struct Playground {
+    cli: Cli,
+    dir: PathBuf,
+    nodes: Vec<String>,
+    destroy: Option<Undo>,
+}
+
+/// How a process of a node is disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, until resumed.
+    Pause,
+    /// A clean shutdown.
+    Stop,
+}
+
+impl Fault {
+    /// The command of `lockstep playground`.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill",
+            Fault::Pause => "pause",
+            Fault::Stop => "stop",
+        }
+    }
+}
+
+impl Playground {
+    /// Starts `count` nodes (a, b, c...) below `dir`, which must not exist or be empty.
+    pub fn start(dir: &Path, count: usize, cleanup: &Cleanup) -> Result<Self> {
+        let cli = Cli::find()?;
+        let undo = {
+            let (cli, dir) = (cli.clone(), dir.to_path_buf());
+            cleanup.defer(move || {
+                if let Err(error) = destroy(&cli, &dir) {
+                    eprintln!("playground {} is not destroyed: {error:#}", dir.display());
+                }
+            })
+        };
+        let nodes = ["a", "b", "c", "d", "e"]
+            .iter()
+            .take(count)
+            .map(ToString::to_string)
+            .collect();
+        let playground = Playground {
+            cli,
+            dir: dir.to_path_buf(),
+            nodes,
+            destroy: Some(undo),
+        };
+        playground.run(&["playground", "start", "--nodes", &count.to_string()])?;
+        Ok(playground)
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The directory of one node.
+    pub fn node_dir(&self, node: &str) -> PathBuf {
+        self.dir.join(node)
+    }
+
+    /// The names of its nodes.
+    pub fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// Runs a command of the playground as a whole.
+    pub fn run(&self, arguments: &[&str]) -> Result<Value> {
+        let dir = self.dir.to_string_lossy();
+        let mut all = vec!["--dir", dir.as_ref()];
+        all.extend_from_slice(arguments);
+        self.cli.json(&all)
+    }
+
+    /// Runs a command at one node.
+    pub fn at(&self, node: &str, arguments: &[&str]) -> Result<Value> {
+        let mut all = vec!["--node", node];
+        all.extend_from_slice(arguments);
+        self.run(&all)
+    }
+
+    fn parse_at<T: DeserializeOwned>(&self, node: &str, arguments: &[&str]) -> Result<T> {
+        let value = self.at(node, arguments)?;
+        serde_json::from_value(value.clone()).with_context(|| format!("parse {value}"))
+    }
+
+    /// Creates a volume; `options` go through as they are.
+    pub fn create(
+        &self,
+        node: &str,
+        volume: &str,
+        size: &str,
+        replicas: usize,
+        options: &[&str],
+    ) -> Result<()> {
+        let replicas = replicas.to_string();
+        let mut arguments = vec![
+            "volume",
+            "create",
+            volume,
+            "--size",
+            size,
+            "--replicas",
+            &replicas,
+        ];
+        arguments.extend_from_slice(options);
+        self.at(node, &arguments).map(|_| ())
+    }
+
+    /// Attaches a volume.
+    pub fn attach(&self, node: &str, volume: &str, options: &[&str]) -> Result<Attachment> {
+        let mut arguments = vec!["volume", "attach", volume];
+        arguments.extend_from_slice(options);
+        self.parse_at(node, &arguments)
+    }
+
+    /// Detaches a volume.
+    pub fn detach(&self, node: &str, volume: &str) -> Result<()> {
+        self.at(node, &["volume", "detach", volume]).map(|_| ())
+    }
+
+    /// What a node says of a volume.
+    pub fn status(&self, node: &str, volume: &str) -> Result<VolumeStatus> {
+        self.parse_at(node, &["volume", "status", volume])
+    }
+
+    /// The state of all processes.
+    pub fn processes(&self) -> Result<Vec<NodeProcesses>> {
+        let value = self.run(&["playground", "status"])?;
+        serde_json::from_value(value.clone()).with_context(|| format!("parse {value}"))
+    }
+
+    /// Disturbs a node.
+    pub fn disturb(&self, node: &str, fault: Fault, whole_node: bool) -> Result<()> {
+        self.playground_verb(fault.verb(), node, whole_node)
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self, node: &str, whole_node: bool) -> Result<()> {
+        self.playground_verb("resume", node, whole_node)
+    }
+
+    /// Starts what does not run on a node.
+    pub fn restart(&self, node: &str, whole_node: bool) -> Result<()> {
+        self.playground_verb("restart", node, whole_node)
+    }
+
+    fn playground_verb(&self, verb: &str, node: &str, whole_node: bool) -> Result<()> {
+        let mut arguments = vec!["playground", verb, node];
+        if whole_node {
+            arguments.push("--whole-node");
+        }
+        self.run(&arguments).map(|_| ())
+    }
+
+    /// Waits until every one of these nodes sees every replica in sync and nothing joining.
+    pub fn wait_whole(&self, nodes: &[String], volume: &str) -> Result<()> {
+        for node in nodes {
+            wait::until_ok(
+                &format!("all replicas of {volume} in sync, as {node} sees it"),
+                HEAL_BOUND,
+                || {
+                    let status = self.status(node, volume)?;
+                    if status.is_whole() {
+                        return Ok(Some(()));
+                    }
+                    bail!(
+                        "in_sync {:?}, joining {:?}, state {}",
+                        status.in_sync,
+                        status.joining,
+                        status.state
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Destroys it now, and says what went wrong (dropping only prints it).
+    pub fn destroy(mut self) -> Result<()> {
+        let result = destroy(&self.cli, &self.dir);
+        if let Some(undo) = self.destroy.take()
+            && result.is_ok()
+        {
+            undo.forget();
+        }
+        result
+    }
+}
+
+fn destroy(cli: &Cli, dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    cli.json(&["--dir", &dir.to_string_lossy(), "playground", "destroy"])
+        .map(|_| ())
+}
+
+/// The refusal inside an error, if the command was refused.
+pub fn refusal(error: &anyhow::Error) -> Option<&Refusal> {
+    error.chain().find_map(|cause| cause.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_refusal, refusal};
+    use crate::command;
+
+    #[test]
+    fn refusal_is_found_among_other_lines() {
+        let script = r#"echo note >&2; echo '{"error":{"kind":"state_forbids","holder":"a","message":"held by a"}}' >&2; exit 3"#;
+        let ended = command::run(
+            &mut command::program("sh", ["-c", script]),
+            command::PROGRAM_BOUND,
+        )
+        .unwrap();
+        let error = parse_refusal(&ended).context("volume attach");
+        let found = refusal(&error).unwrap();
+        assert_eq!(
+            (
+                found.kind.as_str(),
+                found.holder.as_deref(),
+                found.exit_code
+            ),
+            ("state_forbids", Some("a"), Some(3))
+        );
+    }
+}
