@@ -6,7 +6,9 @@
 
 pub mod cleanup;
 pub mod command;
+pub mod faultfs;
 pub mod load;
+pub mod loops;
 pub mod playground;
 pub mod random;
 pub mod status;
