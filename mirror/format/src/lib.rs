@@ -4,10 +4,12 @@
 //! through here once and is a typed, checked value afterwards; hostile bytes give a typed error, never a panic and
 //! never an allocation by the bytes' own claim.
 //!
-//! Where to look: [`wire`] has the greeting of a connection and the frames on it (`docs/protocol.md`).
+//! Where to look: [`wire`] has the greeting of a connection and the frames on it (`docs/protocol.md`),
+//! [`disk`] what a node keeps of a volume (`docs/disk-format.md`).
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod disk;
 #[cfg(any(test, feature = "strategies"))]
 pub mod strategies;
 mod values;
