@@ -16,11 +16,13 @@
 //! the event loop goes on: a loop device reads its file while it is configured, and an unmount waits for replies.
 
 pub mod fuse;
+pub mod loopdev;
 mod memory;
 mod request;
 mod sqe;
 
 pub use fuse::{FrontState, FuseConfig, FuseFrontEnd, FuseTransport, MountPoint};
+pub use loopdev::{LoopDevice, LoopSetup};
 pub use request::{BLOCK_BYTES, FrontBuffer, FrontFailure, FrontOp, FrontReply, FrontRequest, Tag, is_whole_blocks};
 pub use sqe::{Completion, Sqe, SqeBase};
 

@@ -138,11 +138,15 @@ impl DeviceChannel {
         if !cqe.has_more() {
             self.armed -= 1;
         }
-        if let (Ok(len), Some(id)) = (usize::try_from(cqe.result), cqe.buffer())
-            && len > 0
-        {
-            self.read_errors = 0;
-            return self.on_request(BufferId(id), len, file, requests);
+        if let Some(id) = cqe.buffer() {
+            let len = usize::try_from(cqe.result).unwrap_or(0);
+            self.buffers.on_filled(BufferId(id), len);
+            if len > 0 {
+                self.read_errors = 0;
+                return self.on_request(BufferId(id), len, file, requests);
+            }
+            // A read that was retried too often ends in a worker of the kernel, which had to take its buffer for good.
+            self.buffers.release(BufferId(id), 0);
         }
         match -cqe.result {
             // All provided buffers are in use; armed again as soon as one is free.
@@ -152,7 +156,7 @@ impl DeviceChannel {
             libc::EINVAL | libc::EBADFD if self.reads == DeviceReads::Multishot => {
                 self.reads = DeviceReads::Single(2);
             }
-            // Interrupted, or the request was taken back while it was copied.
+            // Interrupted, woken in vain too often, or the request was taken back while it was copied.
             libc::EINTR | libc::EAGAIN | libc::ENOENT | libc::EIO | libc::ECANCELED | 0
                 if self.read_errors < READ_ERRORS_MAX =>
             {
@@ -163,7 +167,6 @@ impl DeviceChannel {
     }
 
     fn on_request(&mut self, id: BufferId, len: usize, file: &VolumeFile, requests: &mut Vec<FrontRequest>) {
-        self.buffers.on_filled(id, len);
         let (header, operation) = match request::parse(self.buffers.filled(id, len)) {
             Ok(parsed) => parsed,
             Err(_) => {

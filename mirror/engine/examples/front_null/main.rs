@@ -1,0 +1,119 @@
+//! A front end over memory instead of replicas: shows how one is driven, and how fast it is on its own.
+//!
+//! ```text
+//! front_null loop DIR SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]
+//! front_null nbd SOCKET SIZE_MIB [--store ram|nothing]
+//! ```
+//!
+//! Prints the device or the socket, and ends when its standard input is closed.
+
+mod backend;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use backend::{Backend, Store};
+use lockstep_engine::front::fuse::{DeviceReads, FILE_NAME, clear_stale_mount};
+use lockstep_engine::front::{FrontEnd, FuseConfig, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup};
+
+struct Options {
+    kind: String,
+    path: PathBuf,
+    size_bytes: u64,
+    transport: FuseTransport,
+    store: Store,
+}
+
+fn main() -> io::Result<()> {
+    let Some(options) = parse(std::env::args().skip(1).collect()) else {
+        eprintln!("usage: front_null loop DIR SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]");
+        std::process::exit(2);
+    };
+    match options.kind.as_str() {
+        "loop" => serve_loop(options),
+        _ => Err(io::Error::other("unknown front end")),
+    }
+}
+
+fn parse(args: Vec<String>) -> Option<Options> {
+    let [kind, path, size, rest @ ..] = args.as_slice() else { return None };
+    let mut options = Options {
+        kind: kind.clone(),
+        path: path.into(),
+        size_bytes: size.parse::<u64>().ok()? << 20,
+        transport: FuseTransport::Device(DeviceReads::Multishot),
+        store: Store::Ram,
+    };
+    for pair in rest.chunks(2) {
+        match pair {
+            [name, value] if name == "--fuse" => {
+                options.transport = match value.as_str() {
+                    "device" => FuseTransport::Device(DeviceReads::Multishot),
+                    "io_uring" => FuseTransport::Uring,
+                    single => FuseTransport::Device(DeviceReads::Single(single.strip_prefix("single:")?.parse().ok()?)),
+                }
+            }
+            [name, value] if name == "--store" => {
+                options.store = if value == "ram" { Store::Ram } else { Store::Nothing };
+            }
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+fn wait_for_end_of_input() {
+    let mut rest = Vec::new();
+    let _ = io::stdin().read_to_end(&mut rest);
+}
+
+fn serve_loop(options: Options) -> io::Result<()> {
+    // What an earlier run left behind when it was killed.
+    LoopDevice::reclaim(&options.path.join(FILE_NAME), Path::new("/dev"));
+    clear_stale_mount(&options.path);
+    std::fs::create_dir_all(&options.path)?;
+    let config = FuseConfig::new(options.path, options.size_bytes, options.transport);
+    let max_io_bytes = config.max_io_bytes;
+    let (backend, mount) = Backend::spawn(options.size_bytes, options.store, move |base, group, submitter| {
+        let front = FuseFrontEnd::start(&config, base, group, submitter).map_err(io::Error::other)?;
+        let mount = front.mount_point().clone();
+        Ok((FrontEnd::Fuse(front), mount))
+    })?;
+    let setup = LoopSetup {
+        volume_file: mount.volume_file(),
+        size_bytes: options.size_bytes,
+        read_only: false,
+        max_io_bytes,
+        device_dir: Path::new("/dev").to_owned(),
+    };
+    let device = match setup.run() {
+        Ok(device) => device,
+        Err(error) => {
+            mount.abort();
+            backend.join()?;
+            return Err(io::Error::other(error));
+        }
+    };
+    println!("{}", device.path().display());
+    wait_for_end_of_input();
+    device.detach().map_err(io::Error::other)?;
+    mount.unmount()?;
+    print_counters(&backend);
+    backend.join()
+}
+
+fn print_counters(backend: &Backend) {
+    let counters = &backend.counters;
+    let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    eprintln!(
+        "reads {} writes {} flushes {} zeroes {} discards {} enters {} largest batch {}",
+        get(&counters.reads),
+        get(&counters.writes),
+        get(&counters.flushes),
+        get(&counters.zeroes),
+        get(&counters.discards),
+        get(&counters.enters),
+        get(&counters.batch_max),
+    );
+}

@@ -1,0 +1,350 @@
+//! The loop device over the FUSE file: a block device that any kernel can make.
+//!
+//! Everything here waits for the kernel, and the kernel waits for the FUSE front end to answer (it opens the file, asks
+//! for its attributes, writes back what is dirty): never call it on the event loop that serves the mount.
+//!
+//! The engine keeps no descriptor of the device open. A held one would keep the last *real* user's close from writing
+//! dirty pages back; and the kernel would write them back while the dying engine closes its files, through the mount
+//! that nobody serves any more. Therefore the device is not made with autoclear, and [`LoopDevice::reclaim`] finds what
+//! an engine left behind.
+
+mod abi;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+/// Somebody else may take the free device that the kernel named; on a busy machine more than once.
+const CONFIGURE_TRIES_MAX: u32 = 64;
+/// A program that scans new devices (udev) may hold one open for a moment.
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
+const BLOCK_SIZE: u32 = 4096;
+
+/// Failures to make a loop device. Nothing stays configured after one.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupLoop {
+    /// The volume's file cannot be opened.
+    #[error("cannot open the volume's file {}", path.display())]
+    OpenFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No loop driver, or no right to use it.
+    #[error("cannot get a free loop device from /dev/loop-control")]
+    GetFree(#[source] io::Error),
+    /// The device node cannot be made.
+    #[error("cannot make the device node {}", path.display())]
+    MakeNode {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The device node cannot be opened.
+    #[error("cannot open {}", path.display())]
+    OpenDevice {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused the configuration.
+    #[error("cannot configure {}", path.display())]
+    Configure {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The kernel configured the device without what was asked for.
+    #[error("{} came up without direct I/O, or with another size ({size_bytes} bytes)", path.display())]
+    NotAsAsked {
+        /// Which.
+        path: PathBuf,
+        /// Its size.
+        size_bytes: u64,
+    },
+}
+
+/// Failures to change or to give up a loop device.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeLoop {
+    /// The device cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Mounted, or held open by somebody.
+    #[error("{} is in use", path.display())]
+    InUse {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cannot change {}", path.display())]
+    Kernel {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
+    /// The new size has not arrived at the device.
+    #[error("{} has {found} bytes, not {wanted}", path.display())]
+    Size {
+        /// Which.
+        path: PathBuf,
+        /// Wanted size, in bytes.
+        wanted: u64,
+        /// Size found, in bytes.
+        found: u64,
+    },
+}
+
+/// What it takes to make a loop device; to be `run` by a thread that does not serve the mount.
+#[derive(Clone, Debug)]
+pub struct LoopSetup {
+    /// The file: [`super::MountPoint::volume_file`].
+    pub volume_file: PathBuf,
+    /// Size that the device has to come up with.
+    pub size_bytes: u64,
+    /// Refuse writes at the device already.
+    pub read_only: bool,
+    /// Largest request that the front end takes ([`super::FuseConfig::max_io_bytes`]).
+    pub max_io_bytes: u32,
+    /// Where device nodes are: `/dev`. A missing node is made.
+    pub device_dir: PathBuf,
+}
+
+/// A configured loop device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoopDevice {
+    number: u32,
+    path: PathBuf,
+    volume_file: PathBuf,
+}
+
+impl LoopSetup {
+    /// Makes the device.
+    ///
+    /// # Errors
+    /// See [`SetupLoop`].
+    pub fn run(&self) -> Result<LoopDevice, SetupLoop> {
+        let file = self.open_file()?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let number = free_number()?;
+            let path = ensure_node(&self.device_dir, number)?;
+            let device = open_device(&path, !self.read_only, 0)
+                .map_err(|source| SetupLoop::OpenDevice { path: path.clone(), source })?;
+            match self.configure(&file, &device) {
+                Ok(()) => {
+                    let made = LoopDevice { number, path, volume_file: self.volume_file.clone() };
+                    return self.check(made, device);
+                }
+                Err(Errno::EBUSY) if tries < CONFIGURE_TRIES_MAX => {}
+                Err(source) => return Err(SetupLoop::Configure { path, source }),
+            }
+        }
+    }
+
+    fn open_file(&self) -> Result<File, SetupLoop> {
+        OpenOptions::new()
+            .read(true)
+            .write(!self.read_only)
+            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
+            .open(&self.volume_file)
+            .map_err(|source| SetupLoop::OpenFile { path: self.volume_file.clone(), source })
+    }
+
+    fn configure(&self, file: &File, device: &File) -> nix::Result<()> {
+        let mut info = abi::Status::EMPTY;
+        info.flags = abi::FLAG_DIRECT_IO | if self.read_only { abi::FLAG_READ_ONLY } else { 0 };
+        let name = self.volume_file.as_os_str().as_encoded_bytes();
+        let len = name.len().min(info.file_name.len() - 1);
+        info.file_name[..len].copy_from_slice(&name[..len]);
+        let fd = u32::try_from(file.as_raw_fd()).expect("open descriptors are not negative");
+        let config = abi::Config { fd, block_size: BLOCK_SIZE, info, reserved: [0; 8] };
+        abi::configure(device.as_raw_fd(), &config)
+    }
+
+    /// A loop device that silently goes through the page cache would keep data from the replicas, and a wrong size
+    /// means that the front end was not asked: give both up at once.
+    fn check(&self, made: LoopDevice, device: File) -> Result<LoopDevice, SetupLoop> {
+        let direct = abi::status(device.as_raw_fd()).is_ok_and(|status| status.flags & abi::FLAG_DIRECT_IO != 0);
+        let size_bytes = abi::size_bytes(device.as_raw_fd()).unwrap_or(0);
+        if direct && size_bytes == self.size_bytes {
+            made.tune(self.max_io_bytes);
+            return Ok(made);
+        }
+        let _ = abi::clear(device.as_raw_fd());
+        Err(SetupLoop::NotAsAsked { path: made.path, size_bytes })
+    }
+}
+
+impl LoopDevice {
+    /// The device node, `/dev/loopN`.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// N of `/dev/loopN`: the minor number, major number 7.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Finds the devices over a volume's file, whoever made them.
+    #[must_use]
+    pub fn find(volume_file: &Path, device_dir: &Path) -> Vec<LoopDevice> {
+        let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
+        let numbers = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name();
+            name.to_str()?.strip_prefix("loop")?.parse::<u32>().ok()
+        });
+        let mut found: Vec<LoopDevice> = numbers
+            .filter(|number| backing_file(*number).is_some_and(|file| file == volume_file))
+            .filter_map(|number| {
+                let path = ensure_node(device_dir, number).ok()?;
+                Some(LoopDevice { number, path, volume_file: volume_file.to_owned() })
+            })
+            .collect();
+        found.sort_by_key(|device| device.number);
+        found
+    }
+
+    /// Gives up every device over the file of an engine that is gone, as far as nobody uses it any more. A device that
+    /// is still mounted somewhere is marked to go with its last user.
+    pub fn reclaim(volume_file: &Path, device_dir: &Path) {
+        for device in LoopDevice::find(volume_file, device_dir) {
+            if let Ok(file) = open_device(&device.path, false, 0) {
+                let _ = abi::clear(file.as_raw_fd());
+            }
+        }
+    }
+
+    /// Makes a growth of the volume visible. The front end has to know the new size already.
+    ///
+    /// # Errors
+    /// See [`ChangeLoop`].
+    pub fn grow(&self, size_bytes: u64) -> Result<(), ChangeLoop> {
+        // The kernel asks FUSE for the size again here; LOOP_SET_CAPACITY of older kernels believes what it remembers.
+        let seen = fs::metadata(&self.volume_file)
+            .map_err(|source| ChangeLoop::Open { path: self.volume_file.clone(), source })?;
+        if seen.len() != size_bytes {
+            return Err(ChangeLoop::Size { path: self.volume_file.clone(), wanted: size_bytes, found: seen.len() });
+        }
+        let device = self.open(0)?;
+        let kernel = |source| ChangeLoop::Kernel { path: self.path.clone(), source };
+        abi::set_capacity(device.as_raw_fd()).map_err(kernel)?;
+        let found = abi::size_bytes(device.as_raw_fd()).map_err(kernel)?;
+        if found != size_bytes {
+            return Err(ChangeLoop::Size { path: self.path.clone(), wanted: size_bytes, found });
+        }
+        Ok(())
+    }
+
+    /// Gives the device up, after writing back what is dirty. Refused while it is mounted or somebody holds it open;
+    /// then it goes on working.
+    ///
+    /// # Errors
+    /// See [`ChangeLoop`].
+    pub fn detach(&self) -> Result<(), ChangeLoop> {
+        if !self.is_configured() {
+            return Ok(());
+        }
+        // A mount, md or device mapper holds the device exclusively.
+        let device = self.open(libc::O_EXCL)?;
+        match abi::clear(device.as_raw_fd()) {
+            Ok(()) => {}
+            Err(Errno::ENXIO) => return Ok(()),
+            Err(source) => return Err(ChangeLoop::Kernel { path: self.path.clone(), source }),
+        }
+        // The kernel clears at the last close. Ours is that one, unless somebody else has the device open.
+        drop(device);
+        let deadline = Instant::now() + RELEASE_WAIT;
+        while self.is_configured() {
+            if Instant::now() > deadline {
+                self.withdraw_clear();
+                return Err(ChangeLoop::InUse { path: self.path.clone() });
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Whether the device is still bound to this volume's file.
+    #[must_use]
+    pub fn is_configured(&self) -> bool {
+        backing_file(self.number).is_some_and(|file| file == self.volume_file)
+    }
+
+    fn open(&self, flags: i32) -> Result<File, ChangeLoop> {
+        open_device(&self.path, false, flags).map_err(|source| {
+            let path = self.path.clone();
+            match source.raw_os_error() {
+                Some(libc::EBUSY) => ChangeLoop::InUse { path },
+                _ => ChangeLoop::Open { path, source },
+            }
+        })
+    }
+
+    /// Clearing a device that is open marks it with autoclear; the refusal must not leave that behind.
+    fn withdraw_clear(&self) {
+        let Ok(device) = open_device(&self.path, false, 0) else { return };
+        if let Ok(mut status) = abi::status(device.as_raw_fd()) {
+            status.flags &= !abi::FLAG_AUTOCLEAR;
+            let _ = abi::set_status(device.as_raw_fd(), &status);
+        }
+    }
+
+    /// Queue settings that only make it faster: requests no larger than the front end's, and no belief in a spindle.
+    fn tune(&self, max_io_bytes: u32) {
+        let queue = PathBuf::from(format!("/sys/block/loop{}/queue", self.number));
+        let _ = fs::write(queue.join("max_sectors_kb"), (max_io_bytes / 1024).to_string());
+        let _ = fs::write(queue.join("rotational"), "0");
+    }
+}
+
+fn free_number() -> Result<u32, SetupLoop> {
+    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").map_err(SetupLoop::GetFree)?;
+    let number = abi::get_free(control.as_raw_fd()).map_err(|errno| SetupLoop::GetFree(errno.into()))?;
+    u32::try_from(number).map_err(|_| SetupLoop::GetFree(io::ErrorKind::InvalidData.into()))
+}
+
+/// No udev runs in a container: make the node if it is missing.
+fn ensure_node(device_dir: &Path, number: u32) -> Result<PathBuf, SetupLoop> {
+    let path = device_dir.join(format!("loop{number}"));
+    match mknod(&path, SFlag::S_IFBLK, Mode::from_bits_truncate(0o600), makedev(abi::MAJOR, u64::from(number))) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(path),
+        Err(source) => Err(SetupLoop::MakeNode { path, source }),
+    }
+}
+
+fn open_device(path: &Path, write: bool, flags: i32) -> io::Result<File> {
+    OpenOptions::new().read(true).write(write).custom_flags(flags | libc::O_CLOEXEC).open(path)
+}
+
+fn backing_file(number: u32) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
+    Some(PathBuf::from(text.trim_end_matches('\n')))
+}
