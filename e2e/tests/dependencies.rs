@@ -12,15 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-engine", &["lockstep-format", "lockstep-core"]),
     ("lockstep-sim", &["lockstep-format", "lockstep-core"]),
     ("lockstep-proto", &[]),
-    (
-        "lockstep-node",
-        &[
-            "lockstep-engine",
-            "lockstep-format",
-            "lockstep-core",
-            "lockstep-proto",
-        ],
-    ),
+    ("lockstep-node", &["lockstep-engine", "lockstep-format", "lockstep-core", "lockstep-proto"]),
     // The simulator for its checker of histories.
     ("lockstep-e2e", &["lockstep-proto", "lockstep-sim"]),
 ];
@@ -48,26 +40,9 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "socket2",
         ],
     ),
-    (
-        "lockstep-format",
-        &[
-            "tokio", "kube", "tonic", "prost", "hyper", "mio", "nix", "io-uring", "socket2",
-        ],
-    ),
+    ("lockstep-format", &["tokio", "kube", "tonic", "prost", "hyper", "mio", "nix", "io-uring", "socket2"]),
     ("lockstep-engine", &["kube", "tonic", "prost"]),
-    (
-        "lockstep-sim",
-        &[
-            "tokio",
-            "kube",
-            "tonic",
-            "prost",
-            "io-uring",
-            "nix",
-            "getrandom",
-            "socket2",
-        ],
-    ),
+    ("lockstep-sim", &["tokio", "kube", "tonic", "prost", "io-uring", "nix", "getrandom", "socket2"]),
 ];
 
 fn metadata() -> Metadata {
@@ -76,24 +51,15 @@ fn metadata() -> Metadata {
         // Only this platform's packages: the others' need not have been downloaded.
         .other_options(vec![
             "--locked".to_owned(),
-            format!(
-                "--filter-platform={}-unknown-linux-gnu",
-                std::env::consts::ARCH
-            ),
+            format!("--filter-platform={}-unknown-linux-gnu", std::env::consts::ARCH),
         ])
         .exec()
         .expect("cargo metadata answers")
 }
 
 /// Package name -> names of its dependencies of a kind that `wanted` accepts, resolved for this machine.
-fn edges(
-    metadata: &Metadata,
-    wanted: impl Fn(DependencyKind) -> bool,
-) -> BTreeMap<String, BTreeSet<String>> {
-    let resolve = metadata
-        .resolve
-        .as_ref()
-        .expect("metadata was asked for with dependencies");
+fn edges(metadata: &Metadata, wanted: impl Fn(DependencyKind) -> bool) -> BTreeMap<String, BTreeSet<String>> {
+    let resolve = metadata.resolve.as_ref().expect("metadata was asked for with dependencies");
     let name = |id| metadata[id].name.to_string();
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for node in &resolve.nodes {
@@ -108,11 +74,7 @@ fn edges(
 }
 
 fn workspace_names(metadata: &Metadata) -> BTreeSet<String> {
-    metadata
-        .workspace_packages()
-        .iter()
-        .map(|package| package.name.to_string())
-        .collect()
+    metadata.workspace_packages().iter().map(|package| package.name.to_string()).collect()
 }
 
 /// Everything that `start` reaches.
@@ -134,10 +96,7 @@ fn every_crate_of_the_workspace_has_a_rule() {
     let ruled: BTreeSet<String> = ALLOWED.iter().map(|(name, _)| (*name).to_owned()).collect();
     let mut members = workspace_names(&metadata());
     members.retain(|name| name.starts_with("lockstep-"));
-    assert_eq!(
-        members, ruled,
-        "a crate without a rule, or a rule without a crate"
-    );
+    assert_eq!(members, ruled, "a crate without a rule, or a rule without a crate");
 }
 
 #[test]
@@ -149,24 +108,15 @@ fn crates_depend_only_in_the_allowed_direction() {
     let mut forbidden = Vec::new();
     for (name, allowed) in ALLOWED {
         let may = |other: &String| allowed.contains(&other.as_str());
-        for other in normal[*name]
-            .intersection(&members)
-            .filter(|other| !may(other))
-        {
+        for other in normal[*name].intersection(&members).filter(|other| !may(other)) {
             forbidden.push(format!("{name} -> {other}"));
         }
         let may_in_tests = |other: &String| may(other) || other == HISTORY_CHECKER || other == name;
-        for other in all[*name]
-            .intersection(&members)
-            .filter(|other| !may_in_tests(other))
-        {
+        for other in all[*name].intersection(&members).filter(|other| !may_in_tests(other)) {
             forbidden.push(format!("{name} -> {other} (tests or build)"));
         }
     }
-    assert!(
-        forbidden.is_empty(),
-        "edges that the architecture does not allow: {forbidden:#?}"
-    );
+    assert!(forbidden.is_empty(), "edges that the architecture does not allow: {forbidden:#?}");
 }
 
 #[test]
@@ -176,12 +126,7 @@ fn pure_crates_do_not_reach_io() {
     let mut found = Vec::new();
     for (name, forbidden) in FORBIDDEN {
         let reached = reachable(&normal, name);
-        found.extend(
-            forbidden
-                .iter()
-                .filter(|it| reached.contains(**it))
-                .map(|it| format!("{name} reaches {it}")),
-        );
+        found.extend(forbidden.iter().filter(|it| reached.contains(**it)).map(|it| format!("{name} reaches {it}")));
     }
     assert!(found.is_empty(), "{found:#?}");
 }
@@ -189,12 +134,6 @@ fn pure_crates_do_not_reach_io() {
 #[test]
 fn core_is_without_the_standard_library_and_without_unsafe() {
     let source = include_str!("../../mirror/core/src/lib.rs");
-    assert!(
-        source.contains("no_std"),
-        "lockstep-core must be no_std: that is what keeps I/O and clocks out"
-    );
-    assert!(
-        source.contains("#![forbid(unsafe_code)]"),
-        "lockstep-core must forbid unsafe code"
-    );
+    assert!(source.contains("no_std"), "lockstep-core must be no_std: that is what keeps I/O and clocks out");
+    assert!(source.contains("#![forbid(unsafe_code)]"), "lockstep-core must forbid unsafe code");
 }

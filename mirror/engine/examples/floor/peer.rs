@@ -55,7 +55,8 @@ pub fn serve(file: &File, socket: &TcpStream, block: usize, depth: usize) -> Res
                         filled_to = FRAME_START;
                         empty.remove(0);
                         let header = &ring.slot(slot)[FRAME_START..DATA_START];
-                        let number = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+                        let number =
+                            |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
                         let offset = number(0);
                         numbers[slot] = number(8);
                         ring.write(file.as_fd(), slot, block, offset);

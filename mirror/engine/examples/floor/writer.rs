@@ -111,7 +111,8 @@ pub fn run(file: &File, socket: &TcpStream, load: &Load) -> Result<Vec<u64>, Fau
                     let whole = partial_answer.len() / ANSWER_BYTES * ANSWER_BYTES;
                     for answer in partial_answer.drain(..whole).collect::<Vec<u8>>().chunks_exact(ANSWER_BYTES) {
                         let slot = u64::from_le_bytes(answer.try_into().expect("chunks of eight bytes"));
-                        let request = requests[usize::try_from(slot)?].as_mut().expect("an answer belongs to a request");
+                        let request =
+                            requests[usize::try_from(slot)?].as_mut().expect("an answer belongs to a request");
                         request.answered = true;
                     }
                 }
