@@ -4,6 +4,7 @@
 //! socket, signals. What it needs to judge them (stamps in every block, histories, an own NBD client, a faulty
 //! file system) shares no code with them.
 
+pub mod bank;
 pub mod cleanup;
 pub mod command;
 pub mod faultfs;
