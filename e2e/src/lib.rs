@@ -7,10 +7,12 @@
 pub mod bank;
 pub mod cleanup;
 pub mod command;
+pub mod demo;
 pub mod faultfs;
 pub mod load;
 pub mod loops;
 pub mod playground;
 pub mod random;
+pub mod replicas;
 pub mod status;
 pub mod wait;

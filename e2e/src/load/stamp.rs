@@ -83,7 +83,7 @@ impl Stamp {
         bytes[16..24].copy_from_slice(&value.to_le_bytes());
         let mut fill = Random::new(value ^ block.rotate_left(17));
         for word in bytes[FILL_AT..CRC_AT].chunks_mut(8) {
-            let drawn = fill.next().to_le_bytes();
+            let drawn = fill.draw().to_le_bytes();
             let length = word.len();
             word.copy_from_slice(&drawn[..length]);
         }

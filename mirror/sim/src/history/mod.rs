@@ -109,18 +109,8 @@ pub enum Violation {
         write: Operation,
     },
     /// Two values that must each have been there before the other: a stale read, or a lost write.
-    #[error("{} and {} were each there before the other: {older:?} then {newer:?}, and {newer_seen:?} then {older_seen:?}",
-        older.call.value().0, newer.call.value().0)]
-    EachBeforeOther {
-        /// Ends before `newer` begins.
-        older: Operation,
-        /// Begins after `older` ended.
-        newer: Operation,
-        /// Of the newer value; ends before `older_seen` begins.
-        newer_seen: Operation,
-        /// Of the older value, yet begins after `newer_seen` ended.
-        older_seen: Operation,
-    },
+    #[error("two values were each there before the other: {0:?}")]
+    EachBeforeOther(Box<Contradiction>),
     /// The search found no order (values repeat, so that no pair of operations can be named).
     #[error("no order of these {operations} operations explains what was read")]
     NoOrder {
@@ -135,6 +125,19 @@ pub enum Violation {
         /// How many operations there were.
         operations: usize,
     },
+}
+
+/// Four operations that no order can explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contradiction {
+    /// Ends before `newer` begins.
+    pub older: Operation,
+    /// Begins after `older` ended.
+    pub newer: Operation,
+    /// Of the newer value; ends before `older_seen` begins.
+    pub newer_seen: Operation,
+    /// Of the older value, yet begins after `newer_seen` ended.
+    pub older_seen: Operation,
 }
 
 /// Whether one block's history is linearizable, by the fast checker where values are unique, else by search.

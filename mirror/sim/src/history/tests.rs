@@ -72,7 +72,7 @@ fn reads_beside_a_write_may_see_either_side_of_it() {
 fn read_of_the_old_after_a_read_of_the_new_is_refused() {
     let found = check(&[write(7, 1, 10), read(7, 2, 3), read(0, 4, 5)]);
     assert!(
-        matches!(found, Err(Violation::EachBeforeOther { .. })),
+        matches!(found, Err(Violation::EachBeforeOther(_))),
         "{found:?}"
     );
 }

@@ -7,7 +7,7 @@
 //! A cluster with `ended < begun` occupies that *zone* alone; zones may not overlap, and a cluster whose own interval
 //! is the other way round may not lie inside a zone: after sorting the zones, each of both is a look at one neighbour.
 
-use super::{BlockHistory, Call, End, Moment, Operation, Value, Violation};
+use super::{BlockHistory, Call, Contradiction, End, Moment, Operation, Value, Violation};
 use std::collections::BTreeMap;
 
 /// A value's write and reads, reduced to the two operations that decide.
@@ -114,12 +114,12 @@ fn clusters_of(history: &BlockHistory) -> Result<BTreeMap<Value, Cluster>, Viola
 
 fn refuse_each_before_other(first: &Cluster, second: &Cluster) -> Result<(), Violation> {
     if first.comes_before(second) && second.comes_before(first) {
-        return Err(Violation::EachBeforeOther {
+        return Err(Violation::EachBeforeOther(Box::new(Contradiction {
             older: first.ended,
             newer: second.begun,
             newer_seen: second.ended,
             older_seen: first.begun,
-        });
+        })));
     }
     Ok(())
 }
