@@ -39,10 +39,7 @@ impl Cleanup {
         let id = pending.next_id;
         pending.next_id += 1;
         pending.actions.insert(id, Box::new(undo));
-        Undo {
-            cleanup: self.clone(),
-            id,
-        }
+        Undo { cleanup: self.clone(), id }
     }
 
     /// From now on SIGINT, SIGTERM and SIGHUP undo everything and end the process with 130.
@@ -113,9 +110,7 @@ mod tests {
         let log = Arc::new(Mutex::new(0));
         let cleanup = Cleanup::new();
         let counted = log.clone();
-        cleanup
-            .defer(move || *counted.lock().unwrap() += 1)
-            .forget();
+        cleanup.defer(move || *counted.lock().unwrap() += 1).forget();
         cleanup.undo_all();
         assert_eq!(*log.lock().unwrap(), 0);
     }

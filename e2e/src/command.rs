@@ -25,13 +25,7 @@ pub struct Ended {
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} {}",
-            self.status,
-            self.stdout.trim(),
-            self.stderr.trim()
-        )
+        write!(f, "{}: {} {}", self.status, self.stdout.trim(), self.stderr.trim())
     }
 }
 
@@ -45,30 +39,17 @@ pub fn program<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = 
 /// Runs to the end, at most `bound` long; a program that takes longer is killed and is an error.
 pub fn run(command: &mut Command, bound: Duration) -> Result<Ended> {
     let shown = show(command);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {shown}"))?;
     // Both pipes are drained beside the wait: a full pipe would stop the program.
     let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-    let Some(status) =
-        wait_bounded(&mut child, bound).with_context(|| format!("wait for {shown}"))?
-    else {
+    let Some(status) = wait_bounded(&mut child, bound).with_context(|| format!("wait for {shown}"))? else {
         // The readers are left to themselves: a program that hangs in the kernel never closes its pipes.
         child.kill().with_context(|| format!("kill {shown}"))?;
         bail!("{shown} did not end within {bound:?}");
     };
-    let text = |reader: Reader| {
-        reader
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_default()
-    };
-    Ok(Ended {
-        status,
-        stdout: text(stdout),
-        stderr: text(stderr),
-    })
+    let text = |reader: Reader| reader.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    Ok(Ended { status, stdout: text(stdout), stderr: text(stderr) })
 }
 
 /// Runs and wants success; returns standard output.
@@ -129,17 +110,13 @@ mod tests {
 
     #[test]
     fn failure_names_the_command_and_what_it_said() {
-        let error = run_ok(&mut program("sh", ["-c", "echo no >&2; exit 3"]))
-            .unwrap_err()
-            .to_string();
+        let error = run_ok(&mut program("sh", ["-c", "echo no >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("exit 3") && error.contains("no"), "{error}");
     }
 
     #[test]
     fn program_that_hangs_is_killed() {
-        let error = run(&mut program("sleep", ["600"]), Duration::from_millis(50))
-            .unwrap_err()
-            .to_string();
+        let error = run(&mut program("sleep", ["600"]), Duration::from_millis(50)).unwrap_err().to_string();
         assert!(error.contains("did not end"), "{error}");
     }
 }

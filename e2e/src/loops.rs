@@ -18,27 +18,15 @@ impl LoopDevice {
     pub fn over(file: &Path, block_bytes: u32, cleanup: &Cleanup) -> Result<Self> {
         ensure_nodes()?;
         let shown = run_ok(
-            program(
-                "losetup",
-                [
-                    "--find",
-                    "--show",
-                    "--direct-io=on",
-                    "--sector-size",
-                    &block_bytes.to_string(),
-                ],
-            )
-            .arg(file),
+            program("losetup", ["--find", "--show", "--direct-io=on", "--sector-size", &block_bytes.to_string()])
+                .arg(file),
         )?;
         let path = PathBuf::from(shown.trim());
         let detach = {
             let path = path.clone();
             cleanup.defer(move || report("losetup", &["--detach", &path.to_string_lossy()]))
         };
-        Ok(LoopDevice {
-            path,
-            _detach: detach,
-        })
+        Ok(LoopDevice { path, _detach: detach })
     }
 
     /// Its device node.
@@ -86,10 +74,7 @@ impl Mounted {
                 }
             })
         };
-        Ok(Mounted {
-            path: path.to_path_buf(),
-            _unmount: unmount,
-        })
+        Ok(Mounted { path: path.to_path_buf(), _unmount: unmount })
     }
 
     /// Where it is mounted.

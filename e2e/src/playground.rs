@@ -43,11 +43,7 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (exit code {:?}): {}",
-            self.kind, self.exit_code, self.message
-        )
+        write!(f, "{} (exit code {:?}): {}", self.kind, self.exit_code, self.message)
     }
 }
 
@@ -61,9 +57,7 @@ struct RefusalLine {
 impl Cli {
     /// The program named by `LOCKSTEP_BIN`, else the one built beside this one.
     pub fn find() -> Result<Self> {
-        Ok(Cli {
-            program: built_program("lockstep", "LOCKSTEP_BIN")?,
-        })
+        Ok(Cli { program: built_program("lockstep", "LOCKSTEP_BIN")? })
     }
 
     /// Runs a command and parses the one JSON value that it prints. A refusal is a [`Refusal`].
@@ -90,12 +84,7 @@ pub fn built_program(name: &str, variable: &str) -> Result<PathBuf> {
         .take(2)
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
-        .ok_or_else(|| {
-            anyhow!(
-                "no {name} beside {}: build it first, or set {variable}",
-                own.display()
-            )
-        })
+        .ok_or_else(|| anyhow!("no {name} beside {}: build it first, or set {variable}", own.display()))
 }
 
 fn parse_output(ended: &Ended) -> Result<Value> {
@@ -106,17 +95,9 @@ fn parse_output(ended: &Ended) -> Result<Value> {
 }
 
 fn parse_refusal(ended: &Ended) -> anyhow::Error {
-    let line = ended
-        .stderr
-        .lines()
-        .rev()
-        .find_map(|line| serde_json::from_str::<RefusalLine>(line).ok());
+    let line = ended.stderr.lines().rev().find_map(|line| serde_json::from_str::<RefusalLine>(line).ok());
     match line {
-        Some(RefusalLine { error }) => Refusal {
-            exit_code: ended.status.code(),
-            ..error
-        }
-        .into(),
+        Some(RefusalLine { error }) => Refusal { exit_code: ended.status.code(), ..error }.into(),
         None => anyhow!("{ended}"),
     }
 }
@@ -163,17 +144,8 @@ impl Playground {
                 }
             })
         };
-        let nodes = ["a", "b", "c", "d", "e"]
-            .iter()
-            .take(count)
-            .map(ToString::to_string)
-            .collect();
-        let playground = Playground {
-            cli,
-            dir: dir.to_path_buf(),
-            nodes,
-            destroy: Some(undo),
-        };
+        let nodes = ["a", "b", "c", "d", "e"].iter().take(count).map(ToString::to_string).collect();
+        let playground = Playground { cli, dir: dir.to_path_buf(), nodes, destroy: Some(undo) };
         playground.run(&["playground", "start", "--nodes", &count.to_string()])?;
         Ok(playground)
     }
@@ -214,24 +186,9 @@ impl Playground {
     }
 
     /// Creates a volume; `options` go through as they are.
-    pub fn create(
-        &self,
-        node: &str,
-        volume: &str,
-        size: &str,
-        replicas: usize,
-        options: &[&str],
-    ) -> Result<()> {
+    pub fn create(&self, node: &str, volume: &str, size: &str, replicas: usize, options: &[&str]) -> Result<()> {
         let replicas = replicas.to_string();
-        let mut arguments = vec![
-            "volume",
-            "create",
-            volume,
-            "--size",
-            size,
-            "--replicas",
-            &replicas,
-        ];
+        let mut arguments = vec!["volume", "create", volume, "--size", size, "--replicas", &replicas];
         arguments.extend_from_slice(options);
         self.at(node, &arguments).map(|_| ())
     }
@@ -285,22 +242,13 @@ impl Playground {
     /// Waits until every one of these nodes sees every replica in sync and nothing joining.
     pub fn wait_whole(&self, nodes: &[String], volume: &str) -> Result<()> {
         for node in nodes {
-            wait::until_ok(
-                &format!("all replicas of {volume} in sync, as {node} sees it"),
-                HEAL_BOUND,
-                || {
-                    let status = self.status(node, volume)?;
-                    if status.is_whole() {
-                        return Ok(Some(()));
-                    }
-                    bail!(
-                        "in_sync {:?}, joining {:?}, state {}",
-                        status.in_sync,
-                        status.joining,
-                        status.state
-                    )
-                },
-            )?;
+            wait::until_ok(&format!("all replicas of {volume} in sync, as {node} sees it"), HEAL_BOUND, || {
+                let status = self.status(node, volume)?;
+                if status.is_whole() {
+                    return Ok(Some(()));
+                }
+                bail!("in_sync {:?}, joining {:?}, state {}", status.in_sync, status.joining, status.state)
+            })?;
         }
         Ok(())
     }
@@ -321,8 +269,7 @@ fn destroy(cli: &Cli, dir: &Path) -> Result<()> {
     if !dir.exists() {
         return Ok(());
     }
-    cli.json(&["--dir", &dir.to_string_lossy(), "playground", "destroy"])
-        .map(|_| ())
+    cli.json(&["--dir", &dir.to_string_lossy(), "playground", "destroy"]).map(|_| ())
 }
 
 /// The refusal inside an error, if the command was refused.
@@ -338,19 +285,11 @@ mod tests {
     #[test]
     fn refusal_is_found_among_other_lines() {
         let script = r#"echo note >&2; echo '{"error":{"kind":"state_forbids","holder":"a","message":"held by a"}}' >&2; exit 3"#;
-        let ended = command::run(
-            &mut command::program("sh", ["-c", script]),
-            command::PROGRAM_BOUND,
-        )
-        .unwrap();
+        let ended = command::run(&mut command::program("sh", ["-c", script]), command::PROGRAM_BOUND).unwrap();
         let error = parse_refusal(&ended).context("volume attach");
         let found = refusal(&error).unwrap();
         assert_eq!(
-            (
-                found.kind.as_str(),
-                found.holder.as_deref(),
-                found.exit_code
-            ),
+            (found.kind.as_str(), found.holder.as_deref(), found.exit_code),
             ("state_forbids", Some("a"), Some(3))
         );
     }

@@ -57,21 +57,14 @@ pub struct VolumeStatus {
 impl VolumeStatus {
     /// A counter of the node that was asked; 0 if it has none of that name.
     pub fn counter(&self, name: &str) -> u64 {
-        self.this_node
-            .counters
-            .get(name)
-            .and_then(Value::as_u64)
-            .unwrap_or(0)
+        self.this_node.counters.get(name).and_then(Value::as_u64).unwrap_or(0)
     }
 
     /// Whether every replica is in sync, none joins, and none is being resynced.
     pub fn is_whole(&self) -> bool {
         !self.replicas.is_empty()
             && self.joining.is_empty()
-            && self
-                .replicas
-                .iter()
-                .all(|replica| self.in_sync.contains(&replica.node))
+            && self.replicas.iter().all(|replica| self.in_sync.contains(&replica.node))
     }
 }
 

@@ -10,11 +10,7 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Looks until `look` returns a value, at most `bound` long. Errors of `look` end the wait at once.
 ///
 /// `what` names the awaited state in the message of a wait that ended without it.
-pub fn until<T>(
-    what: &str,
-    bound: Duration,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + bound;
     loop {
         if let Some(found) = look()? {
@@ -28,22 +24,14 @@ pub fn until<T>(
 }
 
 /// Like [`until`], for a yes or no.
-pub fn until_true(
-    what: &str,
-    bound: Duration,
-    mut look: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+pub fn until_true(what: &str, bound: Duration, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
     until(what, bound, || Ok(look()?.then_some(())))
 }
 
 /// Like [`until`], but an error of `look` counts as "not yet", and the last one is told if the wait fails.
 ///
 /// For states that are asked of a node that may be away for a while.
-pub fn until_ok<T>(
-    what: &str,
-    bound: Duration,
-    mut look: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn until_ok<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let mut last = None;
     let found = until(what, bound, || match look() {
         Ok(found) => Ok(found),

@@ -19,9 +19,8 @@ pub struct Checked {
 /// every balance.
 pub fn check(database: &Path, seed: u64, acknowledged: i64) -> Result<Checked> {
     let connection = open(database)?;
-    let integrity: String = connection
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .context("run integrity_check")?;
+    let integrity: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).context("run integrity_check")?;
     ensure!(integrity == "ok", "integrity_check says {integrity}");
 
     let mut balances: BTreeMap<i64, i64> = (0..ACCOUNTS).map(|account| (account, BALANCE_FIRST)).collect();

@@ -295,11 +295,9 @@ fn dirty_for(status: &VolumeStatus, node: &str) -> u64 {
 
 fn wait_commits(bank: &Bank, more: u64) -> Result<()> {
     let goal = bank.count() + more;
-    wait::until_true(&format!("{more} more transactions are acknowledged"), COMMITS_BOUND, || {
-        match bank.end() {
-            Some(reason) => bail!("the transactions ended: {reason}"),
-            None => Ok(bank.count() >= goal),
-        }
+    wait::until_true(&format!("{more} more transactions are acknowledged"), COMMITS_BOUND, || match bank.end() {
+        Some(reason) => bail!("the transactions ended: {reason}"),
+        None => Ok(bank.count() >= goal),
     })
 }
 

@@ -30,12 +30,7 @@ pub struct FaultyDisk {
 
 impl FaultyDisk {
     /// Makes a disk of this size, its files below `dir`, mounted at `dir/mnt`.
-    pub fn make(
-        dir: &Path,
-        size_bytes: u64,
-        file_system: FileSystem,
-        cleanup: &Cleanup,
-    ) -> Result<Self> {
+    pub fn make(dir: &Path, size_bytes: u64, file_system: FileSystem, cleanup: &Cleanup) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let backing = File::options()
             .create_new(true)
@@ -43,33 +38,20 @@ impl FaultyDisk {
             .write(true)
             .open(dir.join("platter"))
             .context("make the backing file")?;
-        backing
-            .set_len(size_bytes)
-            .context("size the backing file")?;
+        backing.set_len(size_bytes).context("size the backing file")?;
         let covered = dir.join("disk");
         File::create(&covered).context("make the file to cover")?;
         let file = FaultyFile::serve(backing, &covered, cleanup)?;
         let device = LoopDevice::over(file.path(), BLOCK_BYTES, cleanup)?;
         match file_system {
             FileSystem::Ext4 => {
-                let options = [
-                    "-q",
-                    "-F",
-                    "-E",
-                    "lazy_itable_init=0,lazy_journal_init=0,nodiscard",
-                ];
+                let options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard"];
                 run_ok(program("mkfs.ext4", options).arg(device.path()))?
             }
-            FileSystem::Xfs => run_ok(
-                program("mkfs.xfs", ["-q", "-f", "-K", "-m", "reflink=1"]).arg(device.path()),
-            )?,
+            FileSystem::Xfs => run_ok(program("mkfs.xfs", ["-q", "-f", "-K", "-m", "reflink=1"]).arg(device.path()))?,
         };
         let mounted = Mounted::mount(device.path(), &dir.join("mnt"), &[], cleanup)?;
-        Ok(FaultyDisk {
-            mounted,
-            _device: device,
-            file,
-        })
+        Ok(FaultyDisk { mounted, _device: device, file })
     }
 
     /// Where its file system is mounted.

@@ -4,9 +4,8 @@ use super::switch::{Operation, Switch, Trouble};
 use crate::cleanup::{Cleanup, Undo};
 use anyhow::{Context, Result};
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite,
-    Request, WriteFlags,
+    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, Request, WriteFlags,
 };
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
@@ -33,25 +32,15 @@ impl FaultyFile {
     /// Serves `backing` at `path`, an existing regular file that is covered by the mount.
     pub fn serve(backing: File, path: &Path, cleanup: &Cleanup) -> Result<Self> {
         let switch = Arc::new(Switch::default());
-        let size = backing
-            .metadata()
-            .context("look at the backing file")?
-            .size();
-        let server = Server {
-            backing: Arc::new(backing),
-            size,
-            switch: switch.clone(),
-        };
+        let size = backing.metadata().context("look at the backing file")?.size();
+        let server = Server { backing: Arc::new(backing), size, switch: switch.clone() };
         let session: Arc<Mutex<Option<BackgroundSession>>> = Arc::default();
         let unmount = {
             let (session, switch) = (session.clone(), switch.clone());
             cleanup.defer(move || {
                 // A request that hangs would keep the mount busy.
                 switch.heal();
-                let served = session
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
+                let served = session.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(served) = served
                     && let Err(error) = served.umount_and_join()
                 {
@@ -62,11 +51,7 @@ impl FaultyFile {
         let mounted = fuser::spawn_mount(server, path, &Config::default())
             .with_context(|| format!("mount a faulty file at {}", path.display()))?;
         *session.lock().unwrap_or_else(PoisonError::into_inner) = Some(mounted);
-        Ok(FaultyFile {
-            path: path.to_path_buf(),
-            switch,
-            _unmount: unmount,
-        })
+        Ok(FaultyFile { path: path.to_path_buf(), switch, _unmount: unmount })
     }
 
     /// Where it is.
@@ -205,15 +190,10 @@ impl Filesystem for Server {
             backing.write_all_at(&data, offset)?;
             Ok(u32::try_from(data.len()).unwrap_or(0))
         };
-        self.answer(
-            Operation::Write,
-            reply,
-            work,
-            |reply, result| match result {
-                Ok(written) => reply.written(written),
-                Err(errno) => reply.error(errno),
-            },
-        );
+        self.answer(Operation::Write, reply, work, |reply, result| match result {
+            Ok(written) => reply.written(written),
+            Err(errno) => reply.error(errno),
+        });
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -236,9 +216,7 @@ impl Filesystem for Server {
         reply: ReplyEmpty,
     ) {
         let work = move |backing: &File| {
-            let range = |number: u64| {
-                i64::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-            };
+            let range = |number: u64| i64::try_from(number).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL));
             let flags = FallocateFlags::from_bits_truncate(mode);
             fallocate(backing, flags, range(offset)?, range(length)?).map_err(io::Error::from)
         };

@@ -72,10 +72,7 @@ impl Switch {
         loop {
             match state.troubles.get(&operation) {
                 Some(Trouble::Hang) => {
-                    state = self
-                        .changed
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
                 other => return other.copied(),
             }

@@ -16,15 +16,8 @@ impl AlignedBuffer {
     pub fn new(length: usize) -> Self {
         let bytes = vec![0; length + BLOCK_BYTES];
         let offset = bytes.as_ptr().align_offset(BLOCK_BYTES);
-        assert!(
-            offset < BLOCK_BYTES,
-            "the allocation has one block to spare for alignment"
-        );
-        AlignedBuffer {
-            bytes,
-            offset,
-            length,
-        }
+        assert!(offset < BLOCK_BYTES, "the allocation has one block to spare for alignment");
+        AlignedBuffer { bytes, offset, length }
     }
 
     /// The bytes.

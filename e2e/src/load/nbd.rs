@@ -98,29 +98,15 @@ pub struct NbdClient {
 impl NbdClient {
     /// Connects to a unix socket and asks for the export of this name.
     pub fn connect(path: &Path, name: &str) -> Result<Self> {
-        let mut socket =
-            UnixStream::connect(path).with_context(|| format!("connect to {}", path.display()))?;
-        socket
-            .set_read_timeout(Some(HANDSHAKE_BOUND))
-            .context("bound the handshake")?;
+        let mut socket = UnixStream::connect(path).with_context(|| format!("connect to {}", path.display()))?;
+        socket.set_read_timeout(Some(HANDSHAKE_BOUND)).context("bound the handshake")?;
         let export = handshake(&mut socket, name).context("NBD handshake")?;
-        socket
-            .set_read_timeout(None)
-            .context("unbound the transmission")?;
+        socket.set_read_timeout(None).context("unbound the transmission")?;
         let pending = Arc::new(Mutex::new(Pending::default()));
         let sending = Mutex::new(socket.try_clone().context("share the socket")?);
-        let (receiving, receivers) = (
-            socket.try_clone().context("share the socket")?,
-            pending.clone(),
-        );
+        let (receiving, receivers) = (socket.try_clone().context("share the socket")?, pending.clone());
         thread::spawn(move || receive_replies(receiving, &receivers));
-        Ok(NbdClient {
-            export,
-            socket,
-            sending,
-            pending,
-            next_cookie: AtomicU64::new(1),
-        })
+        Ok(NbdClient { export, socket, sending, pending, next_cookie: AtomicU64::new(1) })
     }
 
     /// What the server says of the export.
@@ -138,8 +124,7 @@ impl NbdClient {
     /// Writes; with `durable` the answer comes when the data is durable.
     pub fn write(&self, offset: u64, bytes: &[u8], durable: bool) -> io::Result<()> {
         let flags = if durable { CMD_FLAG_FUA } else { 0 };
-        self.request(CMD_WRITE, flags, offset, bytes.len(), bytes)
-            .map(|_| ())
+        self.request(CMD_WRITE, flags, offset, bytes.len(), bytes).map(|_| ())
     }
 
     /// Makes everything completed before durable.
@@ -154,18 +139,10 @@ impl NbdClient {
 
     /// Zeroes a range.
     pub fn write_zeroes(&self, offset: u64, length: usize) -> io::Result<()> {
-        self.request(CMD_WRITE_ZEROES, 0, offset, length, &[])
-            .map(|_| ())
+        self.request(CMD_WRITE_ZEROES, 0, offset, length, &[]).map(|_| ())
     }
 
-    fn request(
-        &self,
-        command: u16,
-        flags: u16,
-        offset: u64,
-        length: usize,
-        payload: &[u8],
-    ) -> Answer {
+    fn request(&self, command: u16, flags: u16, offset: u64, length: usize, payload: &[u8]) -> Answer {
         let answer = self.send(command, flags, offset, length, payload)?;
         // The receiver drops every sender when the connection ends, so that this wait ends with it.
         answer.recv().unwrap_or_else(|_| Err(connection_lost()))
@@ -179,8 +156,7 @@ impl NbdClient {
         length: usize,
         payload: &[u8],
     ) -> io::Result<Receiver<Answer>> {
-        let length_sent =
-            u32::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let length_sent = u32::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let cookie = self.next_cookie.fetch_add(1, Ordering::Relaxed);
         let (answer, receiver) = channel();
         {
@@ -199,10 +175,7 @@ impl NbdClient {
         frame.extend_from_slice(&offset.to_be_bytes());
         frame.extend_from_slice(&length_sent.to_be_bytes());
         frame.extend_from_slice(payload);
-        self.sending
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write_all(&frame)?;
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner).write_all(&frame)?;
         Ok(receiver)
     }
 }
@@ -234,28 +207,17 @@ fn receive_replies(mut socket: UnixStream, pending: &Mutex<Pending>) {
 }
 
 fn receive_reply(socket: &mut UnixStream, pending: &Mutex<Pending>) -> Result<()> {
-    ensure!(
-        read_u32(socket)? == SIMPLE_REPLY_MAGIC,
-        "not a simple reply"
-    );
+    ensure!(read_u32(socket)? == SIMPLE_REPLY_MAGIC, "not a simple reply");
     let error = read_u32(socket)?;
     let cookie = read_u64(socket)?;
-    let waiting = pending
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .requests
-        .remove(&cookie);
-    let Some(waiting) = waiting else {
-        bail!("reply to an unknown request {cookie}")
-    };
+    let waiting = pending.lock().unwrap_or_else(PoisonError::into_inner).requests.remove(&cookie);
+    let Some(waiting) = waiting else { bail!("reply to an unknown request {cookie}") };
     let answer = if error == 0 {
         let mut bytes = vec![0; waiting.bytes];
         socket.read_exact(&mut bytes)?;
         Ok(bytes)
     } else {
-        Err(io::Error::from_raw_os_error(
-            i32::try_from(error).unwrap_or(libc::EIO),
-        ))
+        Err(io::Error::from_raw_os_error(i32::try_from(error).unwrap_or(libc::EIO)))
     };
     // Who asked may have gone.
     let _ = waiting.answer.send(answer);
@@ -266,10 +228,7 @@ fn handshake(socket: &mut UnixStream, name: &str) -> Result<NbdExport> {
     ensure!(read_u64(socket)? == INIT_MAGIC, "not an NBD server");
     ensure!(read_u64(socket)? == OPTION_MAGIC, "not a newstyle server");
     let flags = read_u16(socket)?;
-    ensure!(
-        flags & FLAG_FIXED_NEWSTYLE != 0,
-        "not a fixed newstyle server"
-    );
+    ensure!(flags & FLAG_FIXED_NEWSTYLE != 0, "not a fixed newstyle server");
     // Client flags: fixed newstyle, and no zeroes if the server offers that.
     socket.write_all(&u32::from(flags & 3).to_be_bytes())?;
 
@@ -286,26 +245,17 @@ fn handshake(socket: &mut UnixStream, name: &str) -> Result<NbdExport> {
 
     let mut export = None;
     loop {
-        ensure!(
-            read_u64(socket)? == OPTION_REPLY_MAGIC,
-            "not an option reply"
-        );
+        ensure!(read_u64(socket)? == OPTION_REPLY_MAGIC, "not an option reply");
         ensure!(read_u32(socket)? == OPT_GO, "reply to another option");
         let reply = read_u32(socket)?;
         let length = read_u32(socket)?;
-        ensure!(
-            length <= OPTION_REPLY_BYTES_MAX,
-            "option reply of {length} bytes"
-        );
+        ensure!(length <= OPTION_REPLY_BYTES_MAX, "option reply of {length} bytes");
         let mut bytes = vec![0; usize::try_from(length)?];
         socket.read_exact(&mut bytes)?;
         match reply {
             REP_ACK => return export.context("acknowledged without naming the size"),
             REP_INFO => export = parse_export(&bytes).or(export),
-            error => bail!(
-                "option refused: {error:#x} {}",
-                String::from_utf8_lossy(&bytes)
-            ),
+            error => bail!("option refused: {error:#x} {}", String::from_utf8_lossy(&bytes)),
         }
     }
 }

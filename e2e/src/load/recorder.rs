@@ -1,9 +1,7 @@
 //! Keeps every invocation and completion, and judges them.
 
 use super::stamp::{Content, Stamp, StampError};
-use lockstep_sim::history::{
-    BlockHistory, Call, End, Moment, Operation, Value, Violation, check_block,
-};
+use lockstep_sim::history::{BlockHistory, Call, End, Moment, Operation, Value, Violation, check_block};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -99,17 +97,8 @@ impl Recorder {
     /// Nothing happened yet, and all blocks are zero.
     pub fn new(limits: RecorderLimits) -> Self {
         let blocks = usize::try_from(limits.blocks).unwrap_or(usize::MAX);
-        let state = State {
-            next_writer: 1,
-            lanes: Vec::new(),
-            initial: vec![Value(0); blocks],
-            found: Vec::new(),
-        };
-        Recorder {
-            origin: Instant::now(),
-            limits,
-            state: Mutex::new(state),
-        }
+        let state = State { next_writer: 1, lanes: Vec::new(), initial: vec![Value(0); blocks], found: Vec::new() };
+        Recorder { origin: Instant::now(), limits, state: Mutex::new(state) }
     }
 
     /// How many blocks the load touches.
@@ -127,11 +116,7 @@ impl Recorder {
         let mut state = self.lock();
         let writer = state.next_writer;
         state.next_writer += 1;
-        let lane = Arc::new(Lane {
-            writer,
-            origin: self.origin,
-            records: Mutex::new(LaneRecords::default()),
-        });
+        let lane = Arc::new(Lane { writer, origin: self.origin, records: Mutex::new(LaneRecords::default()) });
         state.lanes.push(lane.clone());
         lane
     }
@@ -157,9 +142,7 @@ impl Recorder {
             let Some((block, _)) = of_block.first() else {
                 continue;
             };
-            let initial = usize::try_from(*block)
-                .ok()
-                .and_then(|index| state.initial.get(index).copied());
+            let initial = usize::try_from(*block).ok().and_then(|index| state.initial.get(index).copied());
             let history = BlockHistory {
                 initial: initial.unwrap_or(Value(0)),
                 operations: of_block.iter().map(|(_, operation)| *operation).collect(),
@@ -167,17 +150,10 @@ impl Recorder {
             if let Err(violation) = check_block(&history)
                 && found.len() < self.limits.found_max
             {
-                found.push(Found::BadHistory {
-                    block: *block,
-                    violation,
-                });
+                found.push(Found::BadHistory { block: *block, violation });
             }
         }
-        if found.is_empty() {
-            Ok(operations.len())
-        } else {
-            Err(found)
-        }
+        if found.is_empty() { Ok(operations.len()) } else { Err(found) }
     }
 
     /// Starts anew from what a read of all blocks has just found, with nothing in flight. Lanes stay usable.
@@ -198,17 +174,10 @@ impl Recorder {
         let mut completions: Vec<Moment> = vec![from, to];
         let state = self.lock();
         for lane in &state.lanes {
-            completions.extend(
-                lane.lock()
-                    .completions()
-                    .filter(|at| *at > from && *at < to),
-            );
+            completions.extend(lane.lock().completions().filter(|at| *at > from && *at < to));
         }
         completions.sort_unstable();
-        let longest = completions
-            .windows(2)
-            .map(|pair| pair[1].0 - pair[0].0)
-            .max();
+        let longest = completions.windows(2).map(|pair| pair[1].0 - pair[0].0).max();
         Duration::from_nanos(longest.unwrap_or(0))
     }
 
@@ -227,27 +196,14 @@ impl Lane {
     pub fn begin_write(&self, first_block: u64, blocks: u32) -> (Ticket, Stamp) {
         let mut records = self.lock();
         records.next_sequence += 1;
-        let stamp = Stamp {
-            writer: self.writer,
-            sequence: records.next_sequence,
-        };
-        let what = What::Write {
-            blocks,
-            value: stamp.value(),
-        };
-        (
-            records.begin(first_block, what, moment_since(self.origin)),
-            stamp,
-        )
+        let stamp = Stamp { writer: self.writer, sequence: records.next_sequence };
+        let what = What::Write { blocks, value: stamp.value() };
+        (records.begin(first_block, what, moment_since(self.origin)), stamp)
     }
 
     /// A read is about to be submitted.
     pub fn begin_read(&self, first_block: u64) -> Ticket {
-        self.lock().begin(
-            first_block,
-            What::Read(Box::default()),
-            moment_since(self.origin),
-        )
+        self.lock().begin(first_block, What::Read(Box::default()), moment_since(self.origin))
     }
 
     /// A flush is about to be submitted.
@@ -262,12 +218,7 @@ impl Lane {
     }
 
     /// A read has completed.
-    pub fn complete_read(
-        &self,
-        ticket: Ticket,
-        completed: Moment,
-        contents: impl Iterator<Item = Content>,
-    ) {
+    pub fn complete_read(&self, ticket: Ticket, completed: Moment, contents: impl Iterator<Item = Content>) {
         let values = contents.map(Content::value).collect();
         let mut records = self.lock();
         if let Some(record) = records.at(ticket) {
@@ -290,14 +241,8 @@ impl Lane {
     /// When this lane's first write to complete after `from` did so.
     pub fn first_completed_write(&self, from: Moment) -> Option<Moment> {
         let records = self.lock();
-        let writes = records
-            .records
-            .iter()
-            .filter(|record| matches!(record.what, What::Write { .. }));
-        writes
-            .filter_map(Record::completed)
-            .filter(|at| *at >= from)
-            .min()
+        let writes = records.records.iter().filter(|record| matches!(record.what, What::Write { .. }));
+        writes.filter_map(Record::completed).filter(|at| *at >= from).min()
     }
 
     fn lock(&self) -> MutexGuard<'_, LaneRecords> {
@@ -307,20 +252,12 @@ impl Lane {
 
 impl LaneRecords {
     fn begin(&mut self, first_block: u64, what: What, invoked: Moment) -> Ticket {
-        self.records.push(Record {
-            first_block,
-            what,
-            invoked,
-            outcome: Outcome::InFlight,
-        });
+        self.records.push(Record { first_block, what, invoked, outcome: Outcome::InFlight });
         Ticket(self.dropped + self.records.len() - 1)
     }
 
     fn at(&mut self, ticket: Ticket) -> Option<&mut Record> {
-        ticket
-            .0
-            .checked_sub(self.dropped)
-            .and_then(|index| self.records.get_mut(index))
+        ticket.0.checked_sub(self.dropped).and_then(|index| self.records.get_mut(index))
     }
 
     fn end(&mut self, ticket: Ticket, outcome: Outcome) {
@@ -331,10 +268,7 @@ impl LaneRecords {
 
     fn drop_ended(&mut self) {
         // A checkpoint is made with nothing in flight; an operation that is (its thread hangs) stays, with all after it.
-        let keep_from = self
-            .records
-            .iter()
-            .position(|record| record.outcome == Outcome::InFlight);
+        let keep_from = self.records.iter().position(|record| record.outcome == Outcome::InFlight);
         let ended = keep_from.unwrap_or(self.records.len());
         self.records.drain(..ended);
         self.dropped += ended;
@@ -350,16 +284,9 @@ impl LaneRecords {
                 Outcome::Completed(moment) => End::Completed(moment),
                 // What was invoked after the fence and not acknowledged must never be seen: as if nobody had written it.
                 _ if self.fenced.is_some_and(|fenced| fenced < record.invoked) => continue,
-                Outcome::InFlight | Outcome::Unknown => {
-                    End::Unknown(self.fenced.unwrap_or(Moment::NEVER))
-                }
+                Outcome::InFlight | Outcome::Unknown => End::Unknown(self.fenced.unwrap_or(Moment::NEVER)),
             };
-            let operation = |call| Operation {
-                call,
-                invoked: record.invoked,
-                end,
-                origin,
-            };
+            let operation = |call| Operation { call, invoked: record.invoked, end, origin };
             match &record.what {
                 What::Write { blocks, value } => {
                     let blocks = record.first_block..record.first_block + u64::from(*blocks);
@@ -367,11 +294,7 @@ impl LaneRecords {
                 }
                 What::Read(values) => {
                     let blocks = record.first_block..;
-                    operations.extend(
-                        blocks
-                            .zip(values)
-                            .map(|(block, value)| (block, operation(Call::Read(*value)))),
-                    );
+                    operations.extend(blocks.zip(values).map(|(block, value)| (block, operation(Call::Read(*value)))));
                 }
                 What::Flush => {}
             }
@@ -390,11 +313,7 @@ impl Record {
 
 /// Moments are nanoseconds since the recorder began, from 1.
 fn moment_since(origin: Instant) -> Moment {
-    Moment(
-        u64::try_from(origin.elapsed().as_nanos())
-            .unwrap_or(u64::MAX - 1)
-            .saturating_add(1),
-    )
+    Moment(u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX - 1).saturating_add(1))
 }
 
 #[cfg(test)]
@@ -402,10 +321,7 @@ mod tests {
     use super::{Content, Found, Recorder, RecorderLimits};
 
     fn recorder() -> Recorder {
-        Recorder::new(RecorderLimits {
-            blocks: 16,
-            found_max: 10,
-        })
+        Recorder::new(RecorderLimits { blocks: 16, found_max: 10 })
     }
 
     #[test]
@@ -415,18 +331,11 @@ mod tests {
         let (write, stamp) = lane.begin_write(3, 2);
         lane.complete(write);
         let read = lane.begin_read(3);
-        lane.complete_read(
-            read,
-            recorder.now(),
-            [Content::Stamped(stamp), Content::Stamped(stamp)].into_iter(),
-        );
+        lane.complete_read(read, recorder.now(), [Content::Stamped(stamp), Content::Stamped(stamp)].into_iter());
         assert_eq!(recorder.check(), Ok(4));
         let lost = lane.begin_read(4);
         lane.complete_read(lost, recorder.now(), [Content::Zero].into_iter());
-        assert!(matches!(
-            recorder.check().unwrap_err()[..],
-            [Found::BadHistory { block: 4, .. }]
-        ));
+        assert!(matches!(recorder.check().unwrap_err()[..], [Found::BadHistory { block: 4, .. }]));
     }
 
     #[test]
@@ -451,10 +360,7 @@ mod tests {
         let (write, stamp) = lane.begin_write(3, 1);
         lane.fail(write);
         read(Content::Stamped(stamp));
-        assert!(
-            recorder.check().is_err(),
-            "written by a fenced writer, and there"
-        );
+        assert!(recorder.check().is_err(), "written by a fenced writer, and there");
     }
 
     #[test]

@@ -98,12 +98,7 @@ struct Shared {
 
 impl LoadSession {
     /// Starts the threads.
-    pub fn start(
-        recorder: &Arc<Recorder>,
-        target: Target,
-        profile: LoadProfile,
-        random: &mut Random,
-    ) -> Self {
+    pub fn start(recorder: &Arc<Recorder>, target: Target, profile: LoadProfile, random: &mut Random) -> Self {
         let shared = Arc::new(Shared {
             recorder: recorder.clone(),
             target,
@@ -117,19 +112,11 @@ impl LoadSession {
         let threads = lanes
             .iter()
             .map(|lane| {
-                let worker = Worker {
-                    shared: shared.clone(),
-                    lane: lane.clone(),
-                    random: random.fork(),
-                };
+                let worker = Worker { shared: shared.clone(), lane: lane.clone(), random: random.fork() };
                 thread::spawn(move || worker.run())
             })
             .collect();
-        LoadSession {
-            shared,
-            lanes,
-            threads,
-        }
+        LoadSession { shared, lanes, threads }
     }
 
     /// What it has done so far.
@@ -145,21 +132,15 @@ impl LoadSession {
 
     /// The latest error of an operation.
     pub fn last_error(&self) -> Option<String> {
-        self.shared
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until this many more operations have completed.
     pub fn wait_progress(&self, operations: u64, bound: Duration) -> Result<()> {
         let goal = self.counts().completed() + operations;
-        wait::until_true(
-            &format!("{operations} more operations completed"),
-            bound,
-            || Ok(self.counts().completed() >= goal),
-        )
+        wait::until_true(&format!("{operations} more operations completed"), bound, || {
+            Ok(self.counts().completed() >= goal)
+        })
         .with_context(|| format!("{:?}, last error: {:?}", self.counts(), self.last_error()))
     }
 
@@ -172,10 +153,7 @@ impl LoadSession {
 
     /// When the first write to complete after this moment did so.
     pub fn first_completed_write(&self, from: Moment) -> Option<Moment> {
-        self.lanes
-            .iter()
-            .filter_map(|lane| lane.first_completed_write(from))
-            .min()
+        self.lanes.iter().filter_map(|lane| lane.first_completed_write(from)).min()
     }
 
     /// Tells the threads to stop after the operation in hand.
@@ -190,11 +168,7 @@ impl LoadSession {
             Ok(self.threads.iter().all(thread::JoinHandle::is_finished))
         })
         .with_context(|| {
-            let stuck = self
-                .threads
-                .iter()
-                .filter(|thread| !thread.is_finished())
-                .count();
+            let stuck = self.threads.iter().filter(|thread| !thread.is_finished()).count();
             format!("{stuck} of {} operations hang", self.threads.len())
         })?;
         Ok(self.counts())
@@ -209,10 +183,7 @@ impl Drop for LoadSession {
 
 impl Shared {
     fn connection(&self) -> Result<Arc<Connection>> {
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = connection.as_ref() {
             return Ok(open.clone());
         }
@@ -224,18 +195,9 @@ impl Shared {
     /// The next operation opens the target again.
     fn forget(&self, failed: &Arc<Connection>, error: &std::io::Error) {
         self.counters.errors.fetch_add(1, Ordering::Relaxed);
-        *self
-            .last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if connection
-            .as_ref()
-            .is_some_and(|open| Arc::ptr_eq(open, failed))
-        {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if connection.as_ref().is_some_and(|open| Arc::ptr_eq(open, failed)) {
             *connection = None;
         }
     }
@@ -249,8 +211,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let mut buffer =
-            AlignedBuffer::new(usize::try_from(OPERATION_BLOCKS_MAX).unwrap_or(16) * BLOCK_BYTES);
+        let mut buffer = AlignedBuffer::new(usize::try_from(OPERATION_BLOCKS_MAX).unwrap_or(16) * BLOCK_BYTES);
         while !self.shared.stop.load(Ordering::Relaxed) {
             let Ok(connection) = self.shared.connection() else {
                 thread::sleep(REOPEN_INTERVAL);
@@ -263,11 +224,7 @@ impl Worker {
         }
     }
 
-    fn operate(
-        &mut self,
-        connection: &Connection,
-        buffer: &mut AlignedBuffer,
-    ) -> std::io::Result<()> {
+    fn operate(&mut self, connection: &Connection, buffer: &mut AlignedBuffer) -> std::io::Result<()> {
         let profile = self.shared.profile;
         if self.random.percent(profile.flush_percent) {
             return self.flush(connection);
@@ -340,9 +297,7 @@ impl Worker {
         let completed = self.shared.recorder.now();
         let contents = parse_all(&self.shared.recorder, first, buffer.prefix(length));
         match contents {
-            Some(contents) => self
-                .lane
-                .complete_read(ticket, completed, contents.into_iter()),
+            Some(contents) => self.lane.complete_read(ticket, completed, contents.into_iter()),
             None => self.lane.fail(ticket),
         }
         self.shared.counters.reads.fetch_add(1, Ordering::Relaxed);
@@ -367,9 +322,7 @@ impl Worker {
 
 /// The contents of these blocks, or nothing if one of them is bad (which the recorder keeps).
 fn parse_all(recorder: &Recorder, first: u64, bytes: &[u8]) -> Option<Vec<Content>> {
-    let parsed = (first..)
-        .zip(bytes.chunks(BLOCK_BYTES))
-        .map(|(block, bytes)| Content::parse(block, bytes));
+    let parsed = (first..).zip(bytes.chunks(BLOCK_BYTES)).map(|(block, bytes)| Content::parse(block, bytes));
     match parsed.collect() {
         Ok(contents) => Some(contents),
         Err(error) => {
@@ -428,23 +381,10 @@ mod tests {
     fn plain_file() -> Plain {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("volume");
-        let file = File::options()
-            .create_new(true)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .unwrap();
+        let file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
         file.set_len(BLOCKS * BLOCK_BYTES as u64).unwrap();
-        let recorder = Arc::new(Recorder::new(RecorderLimits {
-            blocks: BLOCKS,
-            found_max: 5,
-        }));
-        Plain {
-            _dir: dir,
-            file,
-            target: Target::Device(path),
-            recorder,
-        }
+        let recorder = Arc::new(Recorder::new(RecorderLimits { blocks: BLOCKS, found_max: 5 }));
+        Plain { _dir: dir, file, target: Target::Device(path), recorder }
     }
 
     #[test]
@@ -452,12 +392,8 @@ mod tests {
         let plain = plain_file();
         for round in 0..3 {
             let mut random = Random::new(round);
-            let session = LoadSession::start(
-                &plain.recorder,
-                plain.target.clone(),
-                LoadProfile::default(),
-                &mut random,
-            );
+            let session =
+                LoadSession::start(&plain.recorder, plain.target.clone(), LoadProfile::default(), &mut random);
             session.wait_progress(300, BOUND).unwrap();
             let counts = session.finish(BOUND).unwrap();
             assert_eq!(counts.errors, 0);
@@ -471,23 +407,12 @@ mod tests {
     fn lost_write_is_found() {
         let plain = plain_file();
         let mut random = Random::new(1);
-        let session = LoadSession::start(
-            &plain.recorder,
-            plain.target.clone(),
-            LoadProfile::default(),
-            &mut random,
-        );
+        let session = LoadSession::start(&plain.recorder, plain.target.clone(), LoadProfile::default(), &mut random);
         session.wait_progress(300, BOUND).unwrap();
         session.finish(BOUND).unwrap();
         let contents = scan(&plain.recorder, &plain.target).unwrap();
-        let written = contents
-            .iter()
-            .rposition(|content| content.value().0 != 0)
-            .unwrap();
-        plain
-            .file
-            .write_all_at(&[0; BLOCK_BYTES], (written * BLOCK_BYTES) as u64)
-            .unwrap();
+        let written = contents.iter().rposition(|content| content.value().0 != 0).unwrap();
+        plain.file.write_all_at(&[0; BLOCK_BYTES], (written * BLOCK_BYTES) as u64).unwrap();
         scan(&plain.recorder, &plain.target).unwrap();
         assert!(plain.recorder.check().is_err());
     }
@@ -495,10 +420,7 @@ mod tests {
     #[test]
     fn damaged_block_is_found() {
         let plain = plain_file();
-        plain
-            .file
-            .write_all_at(b"garbage", 7 * BLOCK_BYTES as u64)
-            .unwrap();
+        plain.file.write_all_at(b"garbage", 7 * BLOCK_BYTES as u64).unwrap();
         scan(&plain.recorder, &plain.target).unwrap_err();
         assert!(plain.recorder.check().is_err());
     }

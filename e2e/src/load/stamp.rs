@@ -39,9 +39,7 @@ pub enum Content {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StampError {
     /// The bytes belong to different writes, or to none.
-    #[error(
-        "block {block} is torn or foreign: its checksum does not match, it begins with {begin:02x?}"
-    )]
+    #[error("block {block} is torn or foreign: its checksum does not match, it begins with {begin:02x?}")]
     Torn {
         /// The block that was read.
         block: u64,
@@ -68,10 +66,7 @@ impl Stamp {
 
     fn of_value(value: u64) -> Self {
         let writer = u32::try_from(value >> SEQUENCE_BITS).unwrap_or(u32::MAX);
-        Stamp {
-            writer,
-            sequence: value & ((1 << SEQUENCE_BITS) - 1),
-        }
+        Stamp { writer, sequence: value & ((1 << SEQUENCE_BITS) - 1) }
     }
 
     /// Fills one block.
@@ -106,19 +101,12 @@ impl Content {
         };
         let crc = crc32c::crc32c(&bytes[..CRC_AT]).to_le_bytes();
         if word(0) != MAGIC || bytes[CRC_AT..] != crc {
-            return Err(StampError::Torn {
-                block,
-                begin: bytes[..32].to_vec(),
-            });
+            return Err(StampError::Torn { block, begin: bytes[..32].to_vec() });
         }
         let stamp = Stamp::of_value(word(16));
         match word(8) {
             belongs if belongs == block => Ok(Content::Stamped(stamp)),
-            belongs => Err(StampError::Misplaced {
-                block,
-                belongs,
-                stamp,
-            }),
+            belongs => Err(StampError::Misplaced { block, belongs, stamp }),
         }
     }
 
@@ -137,23 +125,13 @@ mod tests {
 
     fn stamped(block: u64) -> Vec<u8> {
         let mut bytes = vec![0; BLOCK_BYTES];
-        Stamp {
-            writer: 3,
-            sequence: 77,
-        }
-        .encode(block, &mut bytes);
+        Stamp { writer: 3, sequence: 77 }.encode(block, &mut bytes);
         bytes
     }
 
     #[test]
     fn stamp_is_read_back() {
-        assert_eq!(
-            Content::parse(5, &stamped(5)),
-            Ok(Content::Stamped(Stamp {
-                writer: 3,
-                sequence: 77
-            }))
-        );
+        assert_eq!(Content::parse(5, &stamped(5)), Ok(Content::Stamped(Stamp { writer: 3, sequence: 77 })));
         assert_eq!(Content::parse(5, &[0; BLOCK_BYTES]), Ok(Content::Zero));
     }
 
@@ -162,38 +140,22 @@ mod tests {
         for at in [0, 9, 30, 2048, BLOCK_BYTES - 1] {
             let mut bytes = stamped(5);
             bytes[at] ^= 1;
-            assert!(
-                matches!(Content::parse(5, &bytes), Err(StampError::Torn { .. })),
-                "byte {at}"
-            );
+            assert!(matches!(Content::parse(5, &bytes), Err(StampError::Torn { .. })), "byte {at}");
         }
     }
 
     #[test]
     fn half_of_another_write_is_torn() {
         let (mut bytes, mut other) = (stamped(5), vec![0; BLOCK_BYTES]);
-        Stamp {
-            writer: 3,
-            sequence: 78,
-        }
-        .encode(5, &mut other);
+        Stamp { writer: 3, sequence: 78 }.encode(5, &mut other);
         bytes[2048..].copy_from_slice(&other[2048..]);
-        assert!(matches!(
-            Content::parse(5, &bytes),
-            Err(StampError::Torn { .. })
-        ));
+        assert!(matches!(Content::parse(5, &bytes), Err(StampError::Torn { .. })));
         bytes[2048..].fill(0);
-        assert!(matches!(
-            Content::parse(5, &bytes),
-            Err(StampError::Torn { .. })
-        ));
+        assert!(matches!(Content::parse(5, &bytes), Err(StampError::Torn { .. })));
     }
 
     #[test]
     fn block_of_another_place_is_misplaced() {
-        assert!(matches!(
-            Content::parse(6, &stamped(5)),
-            Err(StampError::Misplaced { belongs: 5, .. })
-        ));
+        assert!(matches!(Content::parse(6, &stamped(5)), Err(StampError::Misplaced { belongs: 5, .. })));
     }
 }

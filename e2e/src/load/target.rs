@@ -36,18 +36,10 @@ impl Target {
         match (&attachment.device, &attachment.socket) {
             (Some(device), _) => Ok(Target::Device(device.clone())),
             (None, Some(socket)) => {
-                let export = attachment
-                    .export
-                    .clone()
-                    .unwrap_or_else(|| attachment.volume.clone());
-                Ok(Target::Nbd {
-                    socket: socket.clone(),
-                    export,
-                })
+                let export = attachment.export.clone().unwrap_or_else(|| attachment.volume.clone());
+                Ok(Target::Nbd { socket: socket.clone(), export })
             }
-            (None, None) => Err(anyhow!(
-                "the attachment names neither device nor socket: {attachment:?}"
-            )),
+            (None, None) => Err(anyhow!("the attachment names neither device nor socket: {attachment:?}")),
         }
     }
 
@@ -63,9 +55,7 @@ impl Target {
                     .with_context(|| format!("open {}", path.display()))?;
                 Ok(Connection::Device(file))
             }
-            Target::Nbd { socket, export } => {
-                NbdClient::connect(socket, export).map(Connection::Nbd)
-            }
+            Target::Nbd { socket, export } => NbdClient::connect(socket, export).map(Connection::Nbd),
         }
     }
 }

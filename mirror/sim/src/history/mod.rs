@@ -118,9 +118,7 @@ pub enum Violation {
         operations: usize,
     },
     /// Values repeat and there are too many operations for the search.
-    #[error(
-        "{operations} operations with repeated values are more than the search takes ({SEARCH_OPERATIONS_MAX})"
-    )]
+    #[error("{operations} operations with repeated values are more than the search takes ({SEARCH_OPERATIONS_MAX})")]
     TooLong {
         /// How many operations there were.
         operations: usize,
@@ -142,17 +140,10 @@ pub struct Contradiction {
 
 /// Whether one block's history is linearizable, by the fast checker where values are unique, else by search.
 pub fn check_block(history: &BlockHistory) -> Result<(), Violation> {
-    if has_repeated_value(history) {
-        check_by_search(history)
-    } else {
-        check_by_zones(history)
-    }
+    if has_repeated_value(history) { check_by_search(history) } else { check_by_zones(history) }
 }
 
 fn has_repeated_value(history: &BlockHistory) -> bool {
     let mut written = BTreeSet::from([history.initial]);
-    history
-        .operations
-        .iter()
-        .any(|operation| matches!(operation.call, Call::Write(value) if !written.insert(value)))
+    history.operations.iter().any(|operation| matches!(operation.call, Call::Write(value) if !written.insert(value)))
 }

@@ -14,30 +14,14 @@ pub fn check_by_search(history: &BlockHistory) -> Result<(), Violation> {
     let operations: Vec<Operation> = history
         .operations
         .iter()
-        .filter(|operation| {
-            !matches!(
-                (operation.call, operation.end),
-                (Call::Read(_), End::Unknown(_))
-            )
-        })
+        .filter(|operation| !matches!((operation.call, operation.end), (Call::Read(_), End::Unknown(_))))
         .copied()
         .collect();
     if operations.len() > SEARCH_OPERATIONS_MAX {
-        return Err(Violation::TooLong {
-            operations: operations.len(),
-        });
+        return Err(Violation::TooLong { operations: operations.len() });
     }
-    let mut search = Search {
-        operations: &operations,
-        seen: BTreeSet::new(),
-    };
-    if search.explain(0, history.initial) {
-        Ok(())
-    } else {
-        Err(Violation::NoOrder {
-            operations: operations.len(),
-        })
-    }
+    let mut search = Search { operations: &operations, seen: BTreeSet::new() };
+    if search.explain(0, history.initial) { Ok(()) } else { Err(Violation::NoOrder { operations: operations.len() }) }
 }
 
 struct Search<'a> {
@@ -88,13 +72,8 @@ impl Search<'_> {
         let Some(this) = self.operations.get(index) else {
             return false;
         };
-        self.operations
-            .iter()
-            .enumerate()
-            .any(|(other_index, other)| {
-                other_index != index
-                    && placed & (1 << other_index) == 0
-                    && other.end.bound() < this.invoked
-            })
+        self.operations.iter().enumerate().any(|(other_index, other)| {
+            other_index != index && placed & (1 << other_index) == 0 && other.end.bound() < this.invoked
+        })
     }
 }

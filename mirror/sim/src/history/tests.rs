@@ -1,18 +1,12 @@
 use super::{
-    BlockHistory, Call, End, Moment, Operation, Value, Violation, check_block, check_by_search,
-    check_by_zones,
+    BlockHistory, Call, End, Moment, Operation, Value, Violation, check_block, check_by_search, check_by_zones,
 };
 use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 
 const INITIAL: Value = Value(0);
 
 fn completed(call: Call, invoked: u64, end: u64) -> Operation {
-    Operation {
-        call,
-        invoked: Moment(invoked),
-        end: End::Completed(Moment(end)),
-        origin: 0,
-    }
+    Operation { call, invoked: Moment(invoked), end: End::Completed(Moment(end)), origin: 0 }
 }
 
 fn write(value: u64, invoked: u64, end: u64) -> Operation {
@@ -24,26 +18,14 @@ fn read(value: u64, invoked: u64, end: u64) -> Operation {
 }
 
 fn unknown_write(value: u64, invoked: u64, bound: u64) -> Operation {
-    Operation {
-        call: Call::Write(Value(value)),
-        invoked: Moment(invoked),
-        end: End::Unknown(Moment(bound)),
-        origin: 0,
-    }
+    Operation { call: Call::Write(Value(value)), invoked: Moment(invoked), end: End::Unknown(Moment(bound)), origin: 0 }
 }
 
 /// Both checkers must agree before either answer counts.
 fn check(operations: &[Operation]) -> Result<(), Violation> {
-    let history = BlockHistory {
-        initial: INITIAL,
-        operations: operations.to_vec(),
-    };
+    let history = BlockHistory { initial: INITIAL, operations: operations.to_vec() };
     let fast = check_by_zones(&history);
-    assert_eq!(
-        fast.is_ok(),
-        check_by_search(&history).is_ok(),
-        "{operations:?}"
-    );
+    assert_eq!(fast.is_ok(), check_by_search(&history).is_ok(), "{operations:?}");
     fast
 }
 
@@ -54,27 +36,18 @@ fn nothing_happened_is_valid() {
 
 #[test]
 fn read_of_what_was_there_and_of_what_was_written_is_valid() {
-    assert_eq!(
-        check(&[read(0, 1, 2), write(7, 3, 4), read(7, 5, 6)]),
-        Ok(())
-    );
+    assert_eq!(check(&[read(0, 1, 2), write(7, 3, 4), read(7, 5, 6)]), Ok(()));
 }
 
 #[test]
 fn reads_beside_a_write_may_see_either_side_of_it() {
-    assert_eq!(
-        check(&[write(7, 1, 10), read(0, 2, 3), read(7, 4, 5), read(7, 6, 7)]),
-        Ok(())
-    );
+    assert_eq!(check(&[write(7, 1, 10), read(0, 2, 3), read(7, 4, 5), read(7, 6, 7)]), Ok(()));
 }
 
 #[test]
 fn read_of_the_old_after_a_read_of_the_new_is_refused() {
     let found = check(&[write(7, 1, 10), read(7, 2, 3), read(0, 4, 5)]);
-    assert!(
-        matches!(found, Err(Violation::EachBeforeOther(_))),
-        "{found:?}"
-    );
+    assert!(matches!(found, Err(Violation::EachBeforeOther(_))), "{found:?}");
 }
 
 #[test]
@@ -85,35 +58,20 @@ fn lost_acknowledged_write_is_refused() {
 
 #[test]
 fn read_of_what_nobody_wrote_is_refused() {
-    assert!(matches!(
-        check(&[write(7, 1, 2), read(9, 3, 4)]),
-        Err(Violation::ReadUnwritten { .. })
-    ));
+    assert!(matches!(check(&[write(7, 1, 2), read(9, 3, 4)]), Err(Violation::ReadUnwritten { .. })));
 }
 
 #[test]
 fn read_before_its_write_was_invoked_is_refused() {
-    assert!(matches!(
-        check(&[read(7, 1, 2), write(7, 3, 4)]),
-        Err(Violation::ReadBeforeWrite { .. })
-    ));
+    assert!(matches!(check(&[read(7, 1, 2), write(7, 3, 4)]), Err(Violation::ReadBeforeWrite { .. })));
 }
 
 #[test]
 fn write_without_answer_may_have_happened_or_not() {
-    assert_eq!(
-        check(&[unknown_write(7, 1, u64::MAX), read(0, 3, 4), read(0, 5, 6)]),
-        Ok(())
-    );
-    assert_eq!(
-        check(&[unknown_write(7, 1, u64::MAX), read(7, 3, 4), read(7, 5, 6)]),
-        Ok(())
-    );
+    assert_eq!(check(&[unknown_write(7, 1, u64::MAX), read(0, 3, 4), read(0, 5, 6)]), Ok(()));
+    assert_eq!(check(&[unknown_write(7, 1, u64::MAX), read(7, 3, 4), read(7, 5, 6)]), Ok(()));
     // It may also land late, but only once and not before it is gone again.
-    assert_eq!(
-        check(&[unknown_write(7, 1, u64::MAX), read(0, 3, 4), read(7, 5, 6)]),
-        Ok(())
-    );
+    assert_eq!(check(&[unknown_write(7, 1, u64::MAX), read(0, 3, 4), read(7, 5, 6)]), Ok(()));
     assert!(check(&[unknown_write(7, 1, u64::MAX), read(7, 3, 4), read(0, 5, 6)]).is_err());
 }
 
@@ -121,24 +79,15 @@ fn write_without_answer_may_have_happened_or_not() {
 fn write_without_answer_does_not_land_after_its_writer_was_fenced() {
     let fenced = 4;
     assert!(check(&[unknown_write(7, 1, fenced), read(0, 5, 6), read(7, 7, 8)]).is_err());
-    assert_eq!(
-        check(&[unknown_write(7, 1, fenced), read(7, 5, 6), read(7, 7, 8)]),
-        Ok(())
-    );
+    assert_eq!(check(&[unknown_write(7, 1, fenced), read(7, 5, 6), read(7, 7, 8)]), Ok(()));
     assert!(check(&[unknown_write(7, 1, fenced), write(8, 5, 6), read(7, 7, 8)]).is_err());
 }
 
 #[test]
 fn two_overlapping_writes_keep_one_order() {
     let both = [write(7, 1, 10), write(8, 2, 9)];
-    assert_eq!(
-        check(&[both[0], both[1], read(7, 11, 12), read(7, 13, 14)]),
-        Ok(())
-    );
-    assert_eq!(
-        check(&[both[0], both[1], read(8, 11, 12), read(8, 13, 14)]),
-        Ok(())
-    );
+    assert_eq!(check(&[both[0], both[1], read(7, 11, 12), read(7, 13, 14)]), Ok(()));
+    assert_eq!(check(&[both[0], both[1], read(8, 11, 12), read(8, 13, 14)]), Ok(()));
     assert!(check(&[both[0], both[1], read(8, 11, 12), read(7, 13, 14)]).is_err());
 }
 
@@ -149,36 +98,20 @@ fn write_inside_the_reign_of_another_value_is_refused() {
 
 #[test]
 fn read_without_answer_says_nothing() {
-    let lost = Operation {
-        call: Call::Read(Value(9)),
-        invoked: Moment(1),
-        end: End::Unknown(Moment::NEVER),
-        origin: 0,
-    };
+    let lost =
+        Operation { call: Call::Read(Value(9)), invoked: Moment(1), end: End::Unknown(Moment::NEVER), origin: 0 };
     assert_eq!(check(&[lost, write(7, 2, 3), read(7, 4, 5)]), Ok(()));
 }
 
 #[test]
 fn repeated_values_go_to_the_search() {
-    let zeroed_twice = [
-        write(7, 1, 2),
-        write(0, 3, 4),
-        read(0, 5, 6),
-        write(8, 7, 8),
-        write(0, 9, 10),
-        read(0, 11, 12),
-    ];
-    let history = BlockHistory {
-        initial: INITIAL,
-        operations: zeroed_twice.to_vec(),
-    };
+    let zeroed_twice =
+        [write(7, 1, 2), write(0, 3, 4), read(0, 5, 6), write(8, 7, 8), write(0, 9, 10), read(0, 11, 12)];
+    let history = BlockHistory { initial: INITIAL, operations: zeroed_twice.to_vec() };
     assert_eq!(check_block(&history), Ok(()));
     let mut lost = history.clone();
     lost.operations.push(read(8, 13, 14));
-    assert_eq!(
-        check_block(&lost),
-        Err(Violation::NoOrder { operations: 7 })
-    );
+    assert_eq!(check_block(&lost), Err(Violation::NoOrder { operations: 7 }));
 }
 
 #[test]
@@ -189,10 +122,7 @@ fn long_history_is_decided_fast() {
         operations.push(write(round + 1, at, at + 3));
         operations.push(read(round + 1, at + 2, at + 6));
     }
-    let history = BlockHistory {
-        initial: INITIAL,
-        operations,
-    };
+    let history = BlockHistory { initial: INITIAL, operations };
     assert_eq!(check_block(&history), Ok(()));
 }
 
@@ -212,11 +142,7 @@ fn any_history() -> impl Strategy<Value = Vec<Operation>> {
                 }
                 _ => {
                     next_value += 1;
-                    unknown_write(
-                        next_value,
-                        invoked,
-                        if bounded { invoked + length } else { u64::MAX },
-                    )
+                    unknown_write(next_value, invoked, if bounded { invoked + length } else { u64::MAX })
                 }
             })
             .collect()

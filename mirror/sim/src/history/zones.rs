@@ -23,11 +23,7 @@ struct Cluster {
 
 impl Cluster {
     fn of_write(write: Operation) -> Self {
-        Cluster {
-            ended: write,
-            begun: write,
-            took_effect: matches!(write.end, End::Completed(_)),
-        }
+        Cluster { ended: write, begun: write, took_effect: matches!(write.end, End::Completed(_)) }
     }
 
     fn add_read(&mut self, read: Operation) {
@@ -53,10 +49,8 @@ impl Cluster {
 /// Checks a history whose writes all have different values, none of them the initial one.
 pub fn check_by_zones(history: &BlockHistory) -> Result<(), Violation> {
     let clusters = clusters_of(history)?;
-    let (mut zones, points): (Vec<Cluster>, Vec<Cluster>) = clusters
-        .into_values()
-        .filter(|cluster| cluster.took_effect)
-        .partition(Cluster::is_zone);
+    let (mut zones, points): (Vec<Cluster>, Vec<Cluster>) =
+        clusters.into_values().filter(|cluster| cluster.took_effect).partition(Cluster::is_zone);
     zones.sort_by_key(|zone| zone.ended.end.bound());
 
     for pair in zones.windows(2) {
@@ -90,10 +84,7 @@ fn clusters_of(history: &BlockHistory) -> Result<BTreeMap<Value, Cluster>, Viola
         }
     }
     // The write itself has to be looked up again for the reads below: a cluster keeps only what ended first.
-    let writes: BTreeMap<Value, Operation> = clusters
-        .iter()
-        .map(|(value, cluster)| (*value, cluster.ended))
-        .collect();
+    let writes: BTreeMap<Value, Operation> = clusters.iter().map(|(value, cluster)| (*value, cluster.ended)).collect();
     for operation in &history.operations {
         let (Call::Read(value), End::Completed(completed)) = (operation.call, operation.end) else {
             continue;
@@ -102,10 +93,7 @@ fn clusters_of(history: &BlockHistory) -> Result<BTreeMap<Value, Cluster>, Viola
             return Err(Violation::ReadUnwritten { read: *operation });
         };
         if completed < write.invoked {
-            return Err(Violation::ReadBeforeWrite {
-                read: *operation,
-                write: *write,
-            });
+            return Err(Violation::ReadBeforeWrite { read: *operation, write: *write });
         }
         cluster.add_read(*operation);
     }
