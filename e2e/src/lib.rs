@@ -14,5 +14,6 @@ pub mod loops;
 pub mod playground;
 pub mod random;
 pub mod replicas;
+pub mod soak;
 pub mod status;
 pub mod wait;

@@ -1,0 +1,15 @@
+//! `make soak`: rounds of kills and pauses of real processes under a recording load.
+//!
+//! A round disturbs one node, goes on elsewhere if it was the writer, heals everything, and then judges every block's
+//! history. Every few rounds the volume is detached and the replicas are compared, by digest and byte by byte.
+
+mod cluster;
+mod plan;
+mod round;
+mod run;
+mod summary;
+
+pub use cluster::{Cluster, ClusterStart, FrontEnd};
+pub use plan::{AfterWriter, Plan, Role};
+pub use run::{SoakOptions, run};
+pub use summary::Summary;
