@@ -13,9 +13,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use backend::{Backend, Store};
+use backend::{Backend, Command, Store};
 use lockstep_engine::front::fuse::{DeviceReads, FILE_NAME, clear_stale_mount};
-use lockstep_engine::front::{FrontEnd, FuseConfig, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup};
+use lockstep_engine::front::{
+    FrontEnd, FuseConfig, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup, NbdAddress, NbdConfig, NbdFrontEnd,
+};
 
 struct Options {
     kind: String,
@@ -28,10 +30,12 @@ struct Options {
 fn main() -> io::Result<()> {
     let Some(options) = parse(std::env::args().skip(1).collect()) else {
         eprintln!("usage: front_null loop DIR SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]");
+        eprintln!("       front_null nbd SOCKET SIZE_MIB [--store ram|nothing]");
         std::process::exit(2);
     };
     match options.kind.as_str() {
         "loop" => serve_loop(options),
+        "nbd" => serve_nbd(options),
         _ => Err(io::Error::other("unknown front end")),
     }
 }
@@ -100,6 +104,20 @@ fn serve_loop(options: Options) -> io::Result<()> {
     device.detach().map_err(io::Error::other)?;
     mount.unmount()?;
     print_counters(&backend);
+    backend.join()
+}
+
+fn serve_nbd(options: Options) -> io::Result<()> {
+    let mut config = NbdConfig::new(NbdAddress::Unix(options.path.clone()), "null".into(), options.size_bytes);
+    config.multi_conn = true;
+    let (backend, ()) = Backend::spawn(options.size_bytes, options.store, move |base, _, _| {
+        let front = NbdFrontEnd::start(&config, base).map_err(io::Error::other)?;
+        Ok((FrontEnd::Nbd(front), ()))
+    })?;
+    println!("nbd+unix:///null?socket={}", options.path.display());
+    wait_for_end_of_input();
+    print_counters(&backend);
+    backend.command(Command::Stop);
     backend.join()
 }
 

@@ -67,6 +67,16 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.as_ptr().add(offset), bytes.len()) };
     }
 
+    /// Moves `from..from + len` to the start.
+    ///
+    /// # Safety
+    /// Nobody, the kernel included, may use that part of the region, or its start, now.
+    pub(crate) unsafe fn move_to_start(&self, from: usize, len: usize) {
+        assert!(from.checked_add(len).is_some_and(|end| end <= self.len), "move outside the region");
+        // SAFETY: inside the mapping, as just checked; `copy` allows overlap.
+        unsafe { std::ptr::copy(self.base.as_ptr().add(from), self.base.as_ptr(), len) };
+    }
+
     /// Gives the pages of `offset..offset + len` back to the kernel; they read as zeroes afterwards.
     ///
     /// # Safety

@@ -18,19 +18,24 @@
 pub mod fuse;
 pub mod loopdev;
 mod memory;
+pub mod nbd;
 mod request;
 mod sqe;
 
 pub use fuse::{FrontState, FuseConfig, FuseFrontEnd, FuseTransport, MountPoint};
 pub use loopdev::{LoopDevice, LoopSetup};
+pub use nbd::{NbdAddress, NbdConfig, NbdFrontEnd};
 pub use request::{BLOCK_BYTES, FrontBuffer, FrontFailure, FrontOp, FrontReply, FrontRequest, Tag, is_whole_blocks};
 pub use sqe::{Completion, Sqe, SqeBase};
 
 /// One attached front end of one volume.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an event loop has few of them, and they are not moved")]
 pub enum FrontEnd {
     /// A FUSE file, under a loop device.
     Fuse(FuseFrontEnd),
+    /// A socket that speaks NBD.
+    Nbd(NbdFrontEnd),
 }
 
 impl FrontEnd {
@@ -38,6 +43,7 @@ impl FrontEnd {
     pub fn poll_sqes(&mut self, submit: impl FnMut(Sqe)) {
         match self {
             FrontEnd::Fuse(fuse) => fuse.poll_sqes(submit),
+            FrontEnd::Nbd(nbd) => nbd.poll_sqes(submit),
         }
     }
 
@@ -45,6 +51,7 @@ impl FrontEnd {
     pub fn on_completion(&mut self, cqe: Completion, requests: &mut Vec<FrontRequest>) {
         match self {
             FrontEnd::Fuse(fuse) => fuse.on_completion(cqe, requests),
+            FrontEnd::Nbd(nbd) => nbd.on_completion(cqe, requests),
         }
     }
 
@@ -52,6 +59,7 @@ impl FrontEnd {
     pub fn reply(&mut self, tag: Tag, reply: FrontReply) {
         match self {
             FrontEnd::Fuse(fuse) => fuse.reply(tag, reply),
+            FrontEnd::Nbd(nbd) => nbd.reply(tag, reply),
         }
     }
 
@@ -59,6 +67,7 @@ impl FrontEnd {
     pub fn take_released(&mut self) -> Option<Tag> {
         match self {
             FrontEnd::Fuse(fuse) => fuse.take_released(),
+            FrontEnd::Nbd(nbd) => nbd.take_released(),
         }
     }
 
@@ -66,6 +75,7 @@ impl FrontEnd {
     pub fn resize(&mut self, size_bytes: u64) {
         match self {
             FrontEnd::Fuse(fuse) => fuse.resize(size_bytes),
+            FrontEnd::Nbd(nbd) => nbd.resize(size_bytes),
         }
     }
 
@@ -73,6 +83,7 @@ impl FrontEnd {
     pub fn stop(&mut self) {
         match self {
             FrontEnd::Fuse(fuse) => fuse.stop(),
+            FrontEnd::Nbd(nbd) => nbd.stop(),
         }
     }
 
@@ -81,6 +92,7 @@ impl FrontEnd {
     pub fn state(&self) -> FrontState {
         match self {
             FrontEnd::Fuse(fuse) => fuse.state(),
+            FrontEnd::Nbd(nbd) => nbd.state(),
         }
     }
 
@@ -91,6 +103,7 @@ impl FrontEnd {
     pub fn unregister(&self, submitter: &io_uring::Submitter<'_>) -> std::io::Result<()> {
         match self {
             FrontEnd::Fuse(fuse) => fuse.unregister(submitter),
+            FrontEnd::Nbd(_) => Ok(()),
         }
     }
 }
