@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lockstep_core::{
-    BlockSet, BootId, DirtyMap, Epoch, Incarnation, Meta, NodeId, RegionIndex, VoterId, VoterState,
-};
+use lockstep_core::{BlockSet, BootId, DirtyMap, Epoch, Incarnation, Meta, NodeId, RegionIndex, VoterId, VoterState};
 
 use super::REASON_BYTES_MAX;
 use crate::bytes::{DecodeValue, Reader, Writer};
