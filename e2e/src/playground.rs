@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -214,6 +215,30 @@ impl Playground {
     pub fn processes(&self) -> Result<Vec<NodeProcesses>> {
         let value = self.run(&["playground", "status"])?;
         serde_json::from_value(value.clone()).with_context(|| format!("parse {value}"))
+    }
+
+    /// Gives a node another directory for its replicas. Before the first volume only: nothing is moved.
+    pub fn set_pool(&self, node: &str, directory: &Path) -> Result<()> {
+        self.disturb(node, Fault::Stop, true)?;
+        let file = self.node_dir(node).join("cluster.toml");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let mut cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
+        let this = cluster.get_mut("this").and_then(toml::Value::as_table_mut);
+        let this = this.with_context(|| format!("{} says nothing of its own node", file.display()))?;
+        let directory = toml::Value::String(directory.to_string_lossy().into_owned());
+        this.insert("pool".to_owned(), toml::Value::Table([("directory".to_owned(), directory)].into_iter().collect()));
+        fs::write(&file, cluster.to_string()).with_context(|| format!("write {}", file.display()))?;
+        self.restart(node, true)
+    }
+
+    /// Where a node has its replicas.
+    pub fn pool_dir(&self, node: &str) -> Result<PathBuf> {
+        let file = self.node_dir(node).join("cluster.toml");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
+        let directory = cluster.get("this").and_then(|this| this.get("pool")).and_then(|pool| pool.get("directory"));
+        let directory = directory.and_then(toml::Value::as_str);
+        directory.map(PathBuf::from).with_context(|| format!("{} names no pool", file.display()))
     }
 
     /// Disturbs a node.

@@ -265,7 +265,7 @@ impl Story<'_> {
             self.playground.disturb(node, Fault::Stop, true)?;
         }
         let paths = [WRITER, PEER]
-            .map(|node| replicas::data_file(&self.playground.node_dir(node).join("pool"), size_bytes))
+            .map(|node| replicas::data_file(&self.playground.pool_dir(node)?, size_bytes))
             .into_iter()
             .collect::<Result<Vec<_>>>()?;
         self.figures.compared_replica_bytes = replicas::compare(&paths, size_bytes)?;

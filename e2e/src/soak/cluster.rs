@@ -8,7 +8,7 @@ use crate::replicas;
 use crate::wait;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lockstep_sim::history::Moment;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub struct ClusterStart<'a> {
     pub profile: LoadProfile,
     /// Only this front end; else any.
     pub front_end: Option<FrontEnd>,
+    /// Nodes that keep their replicas elsewhere than in the playground.
+    pub pools: &'a [(&'a str, &'a Path)],
 }
 
 /// The cluster.
@@ -85,6 +87,9 @@ impl Cluster {
     /// Starts three nodes and creates the volume; nothing is attached yet.
     pub fn start(start: ClusterStart<'_>, mut random: Random, cleanup: &Cleanup) -> Result<Self> {
         let playground = Playground::start(start.dir, 3, cleanup)?;
+        for (node, pool) in start.pools {
+            playground.set_pool(node, pool)?;
+        }
         let replica_nodes: Vec<String> = playground.nodes().iter().take(start.replicas).cloned().collect();
         let on = replica_nodes.join(",");
         let size = start.size_bytes.to_string();
@@ -207,9 +212,14 @@ impl Cluster {
         let paths = self
             .replica_nodes
             .iter()
-            .map(|node| replicas::data_file(&self.playground.node_dir(node).join("pool"), self.size_bytes))
+            .map(|node| self.data_file(node))
             .collect::<Result<Vec<_>>>()?;
         replicas::compare(&paths, self.size_bytes).map(|_| ())
+    }
+
+    /// The file of a node's replica.
+    pub fn data_file(&self, node: &str) -> Result<PathBuf> {
+        replicas::data_file(&self.playground.pool_dir(node)?, self.size_bytes)
     }
 
     /// Stops all nodes as planned.

@@ -44,6 +44,7 @@ pub fn run(options: SoakOptions<'_>, cleanup: &Cleanup) -> Result<Summary> {
         load_bytes: LOAD_BYTES,
         profile: LoadProfile::default(),
         front_end: options.front_end,
+        pools: &[],
     };
     let mut cluster = Cluster::start(start, random.fork(), cleanup)?;
     let mut summary = Summary::default();
