@@ -324,3 +324,12 @@ fn there_is_a_sample_of_every_kind() {
     let kinds: BTreeSet<Kind> = messages().iter().map(Kind::of).collect();
     assert_eq!(kinds.len(), Kind::ALL.len());
 }
+
+#[test]
+fn the_protocol_s_table_lists_every_kind_by_its_number() {
+    let table = include_str!("../../../docs/protocol.md");
+    for kind in Kind::ALL {
+        let row = format!("| `{:02x}` | {} |", *kind as u8, kind.name());
+        assert!(table.contains(&row), "docs/protocol.md lacks the row {row}");
+    }
+}
