@@ -11,6 +11,7 @@ pub mod demo;
 pub mod faultfs;
 pub mod load;
 pub mod loops;
+pub mod networks;
 pub mod playground;
 pub mod random;
 pub mod replicas;

@@ -209,11 +209,7 @@ impl Cluster {
 
     /// Compares the replicas' files; no engine may run.
     pub fn compare_files(&self) -> Result<()> {
-        let paths = self
-            .replica_nodes
-            .iter()
-            .map(|node| self.data_file(node))
-            .collect::<Result<Vec<_>>>()?;
+        let paths = self.replica_nodes.iter().map(|node| self.data_file(node)).collect::<Result<Vec<_>>>()?;
         replicas::compare(&paths, self.size_bytes).map(|_| ())
     }
 

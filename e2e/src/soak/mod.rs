@@ -9,7 +9,7 @@ mod round;
 mod run;
 mod summary;
 
-pub use cluster::{Cluster, ClusterStart, FrontEnd};
+pub use cluster::{Cluster, ClusterStart, FINISH_BOUND, FrontEnd, OPERATION_BOUND, VOLUME, Writer};
 pub use plan::{AfterWriter, Plan, Role};
 pub use run::{SoakOptions, run};
 pub use summary::Summary;

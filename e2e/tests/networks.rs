@@ -1,0 +1,125 @@
+//! One of two networks cut under load: nobody notices but by a short pause.
+
+use anyhow::{Context, Result, ensure};
+use lockstep_e2e::cleanup::Cleanup;
+use lockstep_e2e::load::{LoadProfile, LoadSession, Recorder, RecorderLimits, Target, scan};
+use lockstep_e2e::networks::{Namespaces, Network};
+use lockstep_e2e::random::Random;
+use lockstep_e2e::replicas;
+use lockstep_e2e::status::{Attachment, VolumeStatus};
+use lockstep_e2e::wait;
+use std::sync::Arc;
+use std::time::Duration;
+
+const VOLUME: &str = "cut";
+const SIZE_BYTES: u64 = 64 << 20;
+const OPERATIONS: u64 = 400;
+const BOUND: Duration = Duration::from_secs(20);
+/// The failure table's longest stall is 1.2 s: suspicion after 1 s of silence and what follows. Doubled, because this machine also
+/// runs whatever else it runs; the benchmark measures the level itself.
+const STALL_BOUND: Duration = Duration::from_millis(2400);
+
+struct Setup {
+    recorder: Arc<Recorder>,
+    session: Option<LoadSession>,
+    target: Target,
+    random: Random,
+    nodes: Namespaces,
+    _home: tempfile::TempDir,
+}
+
+impl Setup {
+    fn start() -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("lockstep-networks-").tempdir()?;
+        let nodes = Namespaces::start(home.path(), &Cleanup::new())?;
+        let size = SIZE_BYTES.to_string();
+        nodes.at("a", &["volume", "create", VOLUME, "--size", &size, "--replicas", "2", "--on", "a,b"])?;
+        let attached = wait::until_ok("the volume is attached", BOUND, || {
+            nodes.at("a", &["volume", "attach", VOLUME, "--front-end", "nbd-socket"]).map(Some)
+        })?;
+        let attachment: Attachment = serde_json::from_value(attached)?;
+        let target = Target::of(&attachment)?;
+        let recorder = Arc::new(Recorder::new(RecorderLimits { blocks: SIZE_BYTES / 4096, found_max: 10 }));
+        let mut random = Random::new(3);
+        let session = LoadSession::start(&recorder, target.clone(), LoadProfile::default(), &mut random);
+        Ok(Setup { recorder, session: Some(session), target, random, nodes, _home: home })
+    }
+
+    fn session(&self) -> Result<&LoadSession> {
+        self.session.as_ref().context("the load runs")
+    }
+
+    fn status(&self, node: &str) -> Result<VolumeStatus> {
+        Ok(serde_json::from_value(self.nodes.at(node, &["volume", "status", VOLUME])?)?)
+    }
+
+    fn wait_carried_by(&self, network: &str) -> Result<()> {
+        wait::until_ok(&format!("{network} carries the session"), BOUND, || {
+            let peers = self.status("a")?.peers;
+            let carried = peers.iter().any(|peer| peer.node == "b" && peer.network.as_deref() == Some(network));
+            Ok(carried.then_some(()))
+        })
+    }
+
+    /// Stops the load, judges the history, and starts it again.
+    fn judge(&mut self) -> Result<()> {
+        let session = self.session.take().context("the load runs")?;
+        let counts = session.finish(BOUND)?;
+        ensure!(counts.errors == 0, "{counts:?}");
+        let contents = scan(&self.recorder, &self.target)?;
+        self.recorder.check().map_err(|found| anyhow::anyhow!("{found:?}"))?;
+        self.recorder.checkpoint(&contents);
+        let session = LoadSession::start(&self.recorder, self.target.clone(), LoadProfile::default(), &mut self.random);
+        self.session = Some(session);
+        Ok(())
+    }
+}
+
+#[test]
+fn cut_of_one_network_costs_a_short_pause_and_nobody_is_expelled() -> Result<()> {
+    let mut setup = Setup::start()?;
+    setup.session()?.wait_progress(OPERATIONS, BOUND)?;
+    setup.wait_carried_by("dedicated")?;
+    let epoch = setup.status("a")?.epoch;
+    // The network in use is cut, then joined; then the other one; then the first again, with the load on the second.
+    for (network, carried_by) in
+        [(Network::Dedicated, Some("ordinary")), (Network::Ordinary, None), (Network::Dedicated, None)]
+    {
+        let cut_at = setup.recorder.now();
+        setup.nodes.cut(network)?;
+        setup.session()?.wait_progress(OPERATIONS, BOUND).with_context(|| format!("{network:?} is cut"))?;
+        if let Some(carried_by) = carried_by {
+            setup.wait_carried_by(carried_by)?;
+        }
+        let gap = setup.recorder.longest_gap(cut_at, setup.recorder.now());
+        ensure!(gap < STALL_BOUND, "{network:?} cut: nothing completed for {gap:?}");
+        println!("{network:?} cut: longest gap {gap:?}");
+        setup.nodes.join(network)?;
+        setup.session()?.wait_progress(OPERATIONS, BOUND).with_context(|| format!("{network:?} is back"))?;
+        setup.judge().with_context(|| format!("after {network:?} was cut"))?;
+        wait::until_ok("both networks work", BOUND, || {
+            let status = setup.status("a")?;
+            Ok(status.peers.iter().all(|peer| peer.reachable).then_some(()))
+        })?;
+    }
+    let status = setup.status("a")?;
+    ensure!(
+        status.epoch == epoch && status.is_whole(),
+        "epoch {epoch} became {}, in_sync {:?}",
+        status.epoch,
+        status.in_sync
+    );
+
+    // Bytes of the cut connections that arrived late were never applied: the replicas are the same.
+    setup.session.take().context("the load runs")?.finish(BOUND)?;
+    setup.nodes.at("a", &["volume", "detach", VOLUME])?;
+    let verified = setup.nodes.at("a", &["volume", "verify", VOLUME])?;
+    ensure!(verified["bytes_different"] == 0, "volume verify says {verified}");
+    let files = ["a", "b"]
+        .map(|node| replicas::data_file(&setup.nodes.node_dir(node).join("pool"), SIZE_BYTES))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let Setup { nodes, _home, .. } = setup;
+    drop(nodes);
+    replicas::compare(&files, SIZE_BYTES).map(|_| ())
+}
