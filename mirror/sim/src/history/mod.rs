@@ -6,9 +6,10 @@
 //! knows, or never; a read of that kind says nothing and is left out.
 //!
 //! [`check_block`] decides in `O(n log n)` when every write has a value of its own, which a recorder that stamps
-//! its writes guarantees ([`zones`]); values written more than once (zeroes of a discard) go to a search with
-//! memory ([`search`]), which is also the oracle that the fast checker is tested against.
+//! its writes guarantees ([`zones`]); values written more than once (zeroes of a discard) go to [`frontier`], which
+//! follows every state that the block can be in. A plain search ([`search`]) is the oracle that both are tested against.
 
+mod frontier;
 mod search;
 mod zones;
 
@@ -17,6 +18,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+pub use frontier::{OPEN_OPERATIONS_MAX, check_by_frontier};
 pub use search::{SEARCH_OPERATIONS_MAX, check_by_search};
 pub use zones::check_by_zones;
 
@@ -117,8 +119,10 @@ pub enum Violation {
         /// How many operations there were.
         operations: usize,
     },
-    /// Values repeat and there are too many operations for the search.
-    #[error("{operations} operations with repeated values are more than the search takes ({SEARCH_OPERATIONS_MAX})")]
+    /// Values repeat and too many operations are open at once.
+    #[error(
+        "{operations} operations with repeated values are more than can be followed ({OPEN_OPERATIONS_MAX} open at once)"
+    )]
     TooLong {
         /// How many operations there were.
         operations: usize,
@@ -138,9 +142,9 @@ pub struct Contradiction {
     pub older_seen: Operation,
 }
 
-/// Whether one block's history is linearizable, by the fast checker where values are unique, else by search.
+/// Whether one block's history is linearizable, by the fast checker where values are unique, else by the frontier.
 pub fn check_block(history: &BlockHistory) -> Result<(), Violation> {
-    if has_repeated_value(history) { check_by_search(history) } else { check_by_zones(history) }
+    if has_repeated_value(history) { check_by_frontier(history) } else { check_by_zones(history) }
 }
 
 fn has_repeated_value(history: &BlockHistory) -> bool {

@@ -1,0 +1,49 @@
+//! When unflushed data may be lost: only when no member is left that holds everything and goes on.
+
+use lockstep_core::{Config, NodeId};
+
+use crate::failure::Failure;
+use crate::world::World;
+
+impl World {
+    /// A host lost its power: it does not hold what it had not flushed.
+    pub(crate) fn check_power_lost(&mut self, id: NodeId) {
+        self.checks.holders.remove(&id);
+    }
+
+    /// A new configuration was decided: notes a loss if none of its in-sync members holds everything.
+    pub(crate) fn check_holders(&mut self, before: &Config) {
+        let config = self.checks.latest().clone();
+        let boot = |world: &World, node: &NodeId| world.nodes.get(node).map_or(0, |node| node.boot);
+        for node in config.in_sync.keys().filter(|node| !before.in_sync.contains_key(node)) {
+            // It came through `joining`: a resync made it whole.
+            let boot = boot(self, node);
+            self.checks.holders.insert(*node, boot);
+        }
+        let holds = |world: &World, node: &NodeId| world.checks.holders.get(node) == Some(&boot(world, node));
+        let still: Vec<NodeId> = before.in_sync.keys().filter(|node| holds(self, node)).copied().collect();
+        if config.in_sync.keys().any(|node| holds(self, node)) {
+            self.checks.holders.retain(|node, _| config.in_sync.contains_key(node));
+            return;
+        }
+        // The one that starts alone is the truth from here on.
+        self.note("nobody is left that holds everything: unflushed writes may be lost");
+        self.record.lose();
+        self.checks.holders = config.in_sync.keys().map(|node| (*node, boot(self, node))).collect();
+        self.checks.last_writes.clear();
+        self.checks.flushes.clear();
+        for holder in still {
+            let patience = self.plan.timing.start_alone;
+            let steady = self.nodes.get(&holder).is_some_and(|node| {
+                node.is_running() && self.now.saturating_sub(node.running_since.max(self.last_cut)) > patience
+            });
+            if steady {
+                let what = format!(
+                    "{:?} started alone in epoch {} while node {holder}, which holds everything, was running and reachable",
+                    config.in_sync, config.epoch
+                );
+                self.fail(Failure::correctness("start alone", self.now, what));
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The checkers: each looks at what the machines do, or at what is on all disks at once, and knows one rule.
+
+mod agreement;
+mod applied;
+mod equality;
+mod eras;
+mod loss;
+
+use std::collections::BTreeMap;
+
+use lockstep_core::{Config, Incarnation, NodeId, Op};
+
+use crate::plan::Plan;
+use crate::world::World;
+
+pub use applied::LastWrite;
+pub use eras::check_history;
+
+/// What the checkers remember during a run.
+#[derive(Debug)]
+pub struct Checks {
+    /// Every configuration that some node made durable (so it was decided), by generation and epoch.
+    configs: BTreeMap<(u64, u64), Config>,
+    /// The newest of them.
+    latest: Config,
+    /// The boot during which each incarnation runs.
+    boots: BTreeMap<(NodeId, Incarnation), u64>,
+    /// In-sync members that hold everything completed, with the boot since which they do.
+    holders: BTreeMap<NodeId, u64>,
+    /// The last completed write of each block.
+    last_writes: BTreeMap<u64, LastWrite>,
+    /// What a flush that is open promises: the last completed writes when it was asked for.
+    flushes: BTreeMap<usize, BTreeMap<u64, LastWrite>>,
+    /// Requests that zero, by block.
+    zeroing: BTreeMap<u64, Vec<usize>>,
+    /// Index of each numbered write's request.
+    writes: BTreeMap<u64, usize>,
+    /// How often a checker looked, so that a run that checked nothing shows.
+    pub looks: u64,
+}
+
+impl Checks {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(config: &Config, plan: &Plan) -> Checks {
+        Checks {
+            configs: BTreeMap::from([((config.generation.id, config.epoch.0), config.clone())]),
+            latest: config.clone(),
+            boots: BTreeMap::new(),
+            holders: plan.replicas.iter().map(|node| (*node, 1)).collect(),
+            last_writes: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            zeroing: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            looks: 0,
+        }
+    }
+
+    /// The newest configuration that anybody made durable.
+    #[must_use]
+    pub fn latest(&self) -> &Config {
+        &self.latest
+    }
+
+    /// A request was made.
+    fn asked(&mut self, index: usize, op: Op) {
+        if op == Op::Flush {
+            self.flushes.insert(index, self.last_writes.clone());
+        }
+    }
+}
+
+impl World {
+    /// A process has started.
+    pub(crate) fn check_started(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get(&id) {
+            self.checks.boots.insert((id, node.incarnation), node.boot);
+        }
+    }
+
+    /// True if this run's data is what it was: the host has not lost its power since.
+    pub(crate) fn kept_power(&self, id: NodeId, incarnation: Incarnation) -> bool {
+        self.nodes
+            .get(&id)
+            .is_some_and(|node| node.host_up && self.checks.boots.get(&(id, incarnation)) == Some(&node.boot))
+    }
+}

@@ -1,0 +1,55 @@
+//! Scenarios: a plan drawn from the seed, and a script of faults over it. Every one ends healed, and is then judged.
+
+mod ending;
+mod general;
+mod nemesis;
+
+use crate::plan::Plan;
+use crate::rng::Rng;
+use crate::world::World;
+
+pub use ending::finish;
+
+/// One scenario.
+#[derive(Clone, Copy)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it is about, in a sentence.
+    pub about: &'static str,
+    /// How many of a hundred seeds it gets when none is named.
+    pub share: u64,
+    /// Draws the plan.
+    pub plan: fn(&mut Rng) -> Plan,
+    /// Makes things happen.
+    pub script: fn(&mut World),
+}
+
+/// All scenarios, in the order in which they are listed.
+#[must_use]
+pub fn all() -> Vec<Scenario> {
+    let mut all = Vec::new();
+    all.extend(general::SCENARIOS);
+    all
+}
+
+/// The scenario of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<Scenario> {
+    all().into_iter().find(|scenario| scenario.name == name)
+}
+
+/// The scenario that a seed runs when none is named: in proportion to the shares.
+#[must_use]
+pub fn of_seed(seed: u64) -> Scenario {
+    let all = all();
+    let sum: u64 = all.iter().map(|scenario| scenario.share).sum();
+    let mut at = Rng::new(seed ^ 0x5ce4_a210).below(sum);
+    for scenario in &all {
+        if at < scenario.share {
+            return *scenario;
+        }
+        at -= scenario.share;
+    }
+    all[0]
+}

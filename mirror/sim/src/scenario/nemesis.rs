@@ -1,0 +1,232 @@
+//! Random faults: at any moment, or in the middle of a protocol.
+
+use lockstep_core::timing::MS;
+use lockstep_core::{Net, NodeId};
+
+use crate::plan::SECOND;
+use crate::rng::Rng;
+use crate::world::{FRAME_KINDS, Pattern, UPDATE_KINDS, World};
+
+/// Kinds of faults that a scenario allows, in parts of their sum.
+#[derive(Clone, Copy, Debug)]
+pub struct Wrath {
+    /// A process is killed, and restarted some time later.
+    pub kill: u64,
+    /// A process is stopped for a while.
+    pub pause: u64,
+    /// A host loses its power.
+    pub power: u64,
+    /// All hosts lose their power.
+    pub blackout: u64,
+    /// Networks are cut.
+    pub cut: u64,
+    /// Connections break.
+    pub reset: u64,
+    /// A disk hangs for a while.
+    pub hang: u64,
+    /// A node leaves as planned, stops, and comes back.
+    pub leave: u64,
+    /// The writer detaches.
+    pub detach: u64,
+    /// A link becomes slow.
+    pub slow: u64,
+}
+
+/// A bit of everything.
+pub const ANYTHING: Wrath =
+    Wrath { kill: 30, pause: 12, power: 14, blackout: 3, cut: 16, reset: 8, hang: 4, leave: 5, detach: 3, slow: 5 };
+
+/// Faults until the plan's active time is over.
+pub fn rage(world: &mut World, wrath: Wrath) {
+    let end = world.now + world.plan.active;
+    let longest = world.plan.active / 3;
+    let calm = world.rng.within(100 * MS, 700 * MS);
+    world.run_for(calm);
+    while world.now < end && world.failure.is_none() {
+        strike(world, wrath);
+        // Faults come singly, in quick succession, or after all has settled.
+        let pause = match world.rng.below(4) {
+            0 => world.rng.within(0, 30 * MS),
+            1 => world.rng.within(30 * MS, 400 * MS),
+            _ => world.rng.within(400 * MS, longest.max(401 * MS)),
+        };
+        world.run_for(pause.min(end.saturating_sub(world.now) + 1));
+    }
+}
+
+/// One fault, now or when something happens.
+pub fn strike(world: &mut World, wrath: Wrath) {
+    let Some(node) = world.rng.pick(&world.plan.nodes.clone()) else { return };
+    if world.rng.percent(45) {
+        let Some(watched) = world.rng.pick(&world.plan.nodes.clone()) else { return };
+        let pattern = any_pattern(&mut world.rng, watched);
+        let count = world.rng.skewed(1, 12) as u32;
+        let delay = if world.rng.one_in(2) { 0 } else { world.rng.skewed(1, 6 * MS) };
+        world.when(pattern, count, delay, Box::new(move |world| inflict(world, wrath, node)));
+    } else {
+        inflict(world, wrath, node);
+    }
+}
+
+fn any_pattern(rng: &mut Rng, node: NodeId) -> Pattern {
+    match rng.below(3) {
+        0 => Pattern::Persists(node, rng.pick(&UPDATE_KINDS).unwrap_or("Config")),
+        1 => Pattern::Sends(node, rng.pick(&FRAME_KINDS).unwrap_or("Write")),
+        _ => Pattern::Receives(node, rng.pick(&FRAME_KINDS).unwrap_or("Write")),
+    }
+}
+
+/// How long something stays broken.
+fn outage(world: &mut World) -> u64 {
+    match world.rng.below(4) {
+        0 => world.rng.within(MS, 100 * MS),
+        1 => world.rng.within(100 * MS, 1 * SECOND),
+        _ => world.rng.within(SECOND, 5 * SECOND),
+    }
+}
+
+fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
+    let parts = [
+        wrath.kill,
+        wrath.pause,
+        wrath.power,
+        wrath.blackout,
+        wrath.cut,
+        wrath.reset,
+        wrath.hang,
+        wrath.leave,
+        wrath.detach,
+        wrath.slow,
+    ];
+    let mut at = world.rng.below(parts.iter().sum());
+    let mut kind = 0;
+    for (index, part) in parts.iter().enumerate() {
+        if at < *part {
+            kind = index;
+            break;
+        }
+        at -= part;
+    }
+    let outage = outage(world);
+    match kind {
+        0 => kill(world, node, outage),
+        1 => {
+            world.pause(node);
+            world.later(outage, Box::new(move |world| world.resume(node)));
+        }
+        2 => {
+            world.lose_power(node);
+            world.later(outage, Box::new(move |world| world.power_up(node)));
+        }
+        3 => blackout(world),
+        4 => cut(world, node, outage),
+        5 => {
+            let (other, net) = (other_than(world, node), any_net(world));
+            world.reset(node, other, net);
+        }
+        6 => hang(world, node, outage),
+        7 => leave(world, node, outage),
+        8 => detach(world),
+        _ => slow(world, node, outage),
+    }
+}
+
+fn other_than(world: &mut World, node: NodeId) -> NodeId {
+    let others: Vec<NodeId> = world.plan.nodes.iter().copied().filter(|other| *other != node).collect();
+    world.rng.pick(&others).unwrap_or(node)
+}
+
+fn any_net(world: &mut World) -> Net {
+    if world.rng.one_in(2) { Net::Dedicated } else { Net::Ordinary }
+}
+
+/// Kills a process; it starts again at once or after a while.
+pub fn kill(world: &mut World, node: NodeId, outage: u64) {
+    let at_once = world.rng.one_in(3);
+    world.kill(node, at_once);
+    let after = if at_once { world.rng.within(MS, 50 * MS) } else { outage };
+    world.later(after, Box::new(move |world| world.start(node)));
+}
+
+fn blackout(world: &mut World) {
+    for node in world.plan.nodes.clone() {
+        if world.rng.percent(70) {
+            world.lose_power(node);
+        } else {
+            world.kill(node, false);
+        }
+        let after = world.rng.skewed(10 * MS, 5 * SECOND);
+        world.later(after, Box::new(move |world| world.power_up(node)));
+    }
+}
+
+fn cut(world: &mut World, node: NodeId, outage: u64) {
+    match world.rng.below(5) {
+        0 => world.isolate(node),
+        1 => {
+            let other = other_than(world, node);
+            world.cut_all(node, other);
+        }
+        2 => {
+            let (other, net) = (other_than(world, node), any_net(world));
+            world.cut(node, other, net, true);
+        }
+        3 => {
+            let other = other_than(world, node);
+            for net in [Net::Dedicated, Net::Ordinary] {
+                world.cut(node, other, net, false);
+            }
+        }
+        _ => {
+            let net = any_net(world);
+            for other in world.plan.nodes.clone().into_iter().filter(|other| *other != node) {
+                world.cut(node, other, net, true);
+            }
+        }
+    }
+    world.later(outage, Box::new(World::mend_all));
+}
+
+fn hang(world: &mut World, node: NodeId, outage: u64) {
+    // Shorter than what fails a replica: a failed one does not come back by itself.
+    let longest = world.plan.timing.disk_hang * 9 / 10;
+    set_hang(world, node, true);
+    world.later(outage.min(longest), Box::new(move |world| set_hang(world, node, false)));
+}
+
+fn set_hang(world: &mut World, node: NodeId, hang: bool) {
+    world.note(&format!("the disk of {node} hangs: {hang}"));
+    if let Some(node) = world.nodes.get_mut(&node) {
+        node.disk.faults.hang = hang;
+    }
+}
+
+fn leave(world: &mut World, node: NodeId, outage: u64) {
+    world.leave_and_stop(node);
+    world.later(outage, Box::new(move |world| world.start(node)));
+}
+
+fn detach(world: &mut World) {
+    if let Some(writer) = world.writer() {
+        world.command(writer, lockstep_core::Command::Detach);
+    }
+}
+
+fn slow(world: &mut World, node: NodeId, outage: u64) {
+    let (other, net) = (other_than(world, node), any_net(world));
+    let before = *world.net.link(node, other, net);
+    let delay = world.rng.skewed(MS, 80 * MS);
+    let link = world.net.link(node, other, net);
+    link.delay = delay;
+    link.jitter = delay;
+    link.millinanos_per_byte = 20_000;
+    world.later(
+        outage,
+        Box::new(move |world| {
+            let link = world.net.link(node, other, net);
+            link.delay = before.delay;
+            link.jitter = before.jitter;
+            link.millinanos_per_byte = before.millinanos_per_byte;
+        }),
+    );
+}
