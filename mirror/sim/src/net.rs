@@ -10,14 +10,13 @@ use std::rc::Rc;
 use lockstep_core::{ConnId, Net, NodeId};
 
 use crate::block::Block;
-use crate::codec::Encoded;
 use crate::rng::Rng;
 
 /// What travels.
 #[derive(Clone, Debug)]
 pub enum Packet {
     /// A frame and its payload.
-    Frame(Encoded, Option<Rc<[Block]>>),
+    Frame(Vec<u8>, Option<Rc<[Block]>>),
     /// The other end closed.
     Closed {
         /// Not in order.
@@ -29,7 +28,7 @@ impl Packet {
     fn bytes(&self) -> u64 {
         match self {
             Packet::Frame(frame, payload) => {
-                frame.len() + payload.as_ref().map_or(0, |payload| payload.len() as u64 * 4096)
+                frame.len() as u64 + payload.as_ref().map_or(0, |payload| payload.len() as u64 * 4096)
             }
             Packet::Closed { .. } => 40,
         }

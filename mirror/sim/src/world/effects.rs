@@ -54,8 +54,10 @@ impl World {
                 };
                 if let Some((connection, side)) = self.net.find(id, conn) {
                     if self.net.end(connection, side).is_some_and(|end| !end.closed) {
-                        let packet = Packet::Frame(codec::encode(&frame), payload);
-                        self.send(connection, side, packet, urgent);
+                        match codec::encode(&frame, payload.as_ref().map(|blocks| blocks.len())) {
+                            Ok(bytes) => self.send(connection, side, Packet::Frame(bytes, payload), urgent),
+                            Err(reason) => self.fail(Failure::correctness("codec", self.now, reason)),
+                        }
                     }
                 }
             }

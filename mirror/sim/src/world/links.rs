@@ -184,7 +184,7 @@ impl World {
                 self.schedule_network(due);
                 self.deliver(id, Input::LinkDown { peer, conn, reset });
             }
-            Packet::Frame(encoded, payload) => match codec::decode(encoded) {
+            Packet::Frame(encoded, payload) => match codec::decode(&encoded) {
                 Ok(frame) => {
                     self.match_received(id, &frame.message);
                     let Some(node) = self.nodes.get_mut(&id) else { return };

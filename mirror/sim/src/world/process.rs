@@ -6,6 +6,7 @@ use lockstep_core::{AttachMode, BootId, Incarnation, Input, NodeId, Setup};
 
 use super::{Happening, World};
 use crate::clock::Clock;
+use crate::codec;
 
 impl World {
     /// Starts a node's engine now, or as soon as what its predecessor wrote has landed.
@@ -25,6 +26,10 @@ impl World {
             self.schedule(5 * MS, Happening::Start { node: id });
             return;
         }
+        let meta = match codec::reread(node.store.durable(), now) {
+            Ok(meta) => meta,
+            Err(failure) => return self.fail(failure),
+        };
         let stored = node.store.durable().incarnation.max(node.incarnation);
         // The creator of the volume has written the first incarnation of each node into the configuration.
         let first = node.fresh.then_some(stored);
@@ -37,7 +42,7 @@ impl World {
         let setup = Setup {
             incarnation,
             boot: BootId(node.boot * 1_000 + u64::from(id.0)),
-            meta: node.store.durable().clone(),
+            meta,
             fresh: std::mem::take(&mut node.fresh),
             timing: self.plan.timing,
             broken: self.plan.broken,

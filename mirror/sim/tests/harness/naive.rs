@@ -117,8 +117,9 @@ impl Naive {
         let message = Message::Write {
             id: WriteId(number),
             grant: Default::default(),
-            range,
-            kind: job.kind.unwrap_or(WriteKind::Data),
+            // A flush goes as a durable write of nothing in particular: this machine knows no other frames.
+            range: if job.is_flush { BlockRange::new(0, 1) } else { range },
+            kind: job.kind.unwrap_or(WriteKind::Zeroes),
             durable: job.is_flush,
             floor: WriteId(0),
             flush_floor: Default::default(),
