@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use backend::{Backend, Command, Store};
-use lockstep_engine::front::fuse::{DeviceReads, FILE_NAME, clear_stale_mount};
+use lockstep_engine::front::fuse::{DeviceReads, clear_stale_mount};
 use lockstep_engine::front::{
     FrontEnd, FuseConfig, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup, NbdAddress, NbdConfig, NbdFrontEnd,
 };
@@ -74,7 +74,7 @@ fn wait_for_end_of_input() {
 
 fn serve_loop(options: Options) -> io::Result<()> {
     // What an earlier run left behind when it was killed.
-    LoopDevice::reclaim(&options.path.join(FILE_NAME), Path::new("/dev"));
+    LoopDevice::reclaim(&options.path, Path::new("/dev"));
     clear_stale_mount(&options.path);
     std::fs::create_dir_all(&options.path)?;
     let config = FuseConfig::new(options.path, options.size_bytes, options.transport);

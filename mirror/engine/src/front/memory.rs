@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn large_buffers_are_given_back_only_beyond_the_budget() {
-        let mut budget = ResidentBudget::new(3, 1 << 20);
+        let mut budget = ResidentBudget::new(3, (1 << 20) + 4096);
         budget.touch(0, 1 << 20);
         assert_eq!(budget.release(0), 0);
         budget.touch(1, 1 << 20);

@@ -75,7 +75,12 @@ pub(super) struct DeviceChannel {
 unsafe impl Send for DeviceChannel {}
 
 impl DeviceChannel {
-    pub(super) fn new(device: Arc<OwnedFd>, base: SqeBase, buffers: RequestBuffers, reads: DeviceReads) -> DeviceChannel {
+    pub(super) fn new(
+        device: Arc<OwnedFd>,
+        base: SqeBase,
+        buffers: RequestBuffers,
+        reads: DeviceReads,
+    ) -> DeviceChannel {
         let count = buffers.len();
         let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         DeviceChannel {

@@ -89,7 +89,8 @@ impl MountPoint {
         }
     }
 
-    /// Fails every request, present and future, and takes the mount out of sight. Never waits for a server.
+    /// Fails every request, present and future, without waiting for a server. The mount stays in sight while a loop
+    /// device holds the file: give that up next, then [`Self::unmount`].
     pub fn abort(&self) {
         if let Some(number) = self.connection {
             // Present only where fusectl is mounted; the forced unmount below aborts as well.
@@ -98,7 +99,6 @@ impl MountPoint {
         }
         // MNT_FORCE aborts the connection even when the unmount itself is refused because the file is open.
         let _ = umount2(&self.path, MntFlags::MNT_FORCE);
-        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
     }
 }
 
@@ -121,7 +121,8 @@ fn unescape(field: &str) -> String {
     pairs.iter().fold(field.to_owned(), |text, (code, plain)| text.replace(code, plain))
 }
 
-/// Takes a mount out of sight that an earlier process left at `path` (its server is gone: every access fails).
+/// Takes a mount out of sight that an earlier process left at `path` (its server is gone: every access fails). Loop
+/// devices over it come first: [`super::super::LoopDevice::reclaim`].
 pub fn clear_stale_mount(path: &Path) {
     let dead = matches!(fs::metadata(path), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
     if dead {

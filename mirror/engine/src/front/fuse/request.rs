@@ -16,23 +16,49 @@ pub(crate) struct RequestHeader {
 /// The operations that the kernel asks of a file system of one file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation<'a> {
-    Init { major: u32, minor: u32, max_readahead: u32, flags: u64 },
-    Lookup { name: &'a [u8] },
+    Init {
+        major: u32,
+        minor: u32,
+        max_readahead: u32,
+        flags: u64,
+    },
+    Lookup {
+        name: &'a [u8],
+    },
     /// FORGET, BATCH_FORGET and INTERRUPT: nothing to do, nothing to answer.
     Notice,
     GetAttr,
-    SetAttr { valid: u32, size: u64 },
+    SetAttr {
+        valid: u32,
+        size: u64,
+    },
     Open,
     OpenDir,
-    ReadDir { offset: u64, size: u32 },
+    ReadDir {
+        offset: u64,
+        size: u32,
+    },
     /// RELEASE, RELEASEDIR, FLUSH (a close, not a durability point), FSYNCDIR, ACCESS, DESTROY.
     Acknowledge,
-    Read { offset: u64, size: u32 },
-    Write { offset: u64, size: u32 },
+    Read {
+        offset: u64,
+        size: u32,
+    },
+    Write {
+        offset: u64,
+        size: u32,
+    },
     Fsync,
-    Fallocate { offset: u64, len: u64, mode: u32 },
+    Fallocate {
+        offset: u64,
+        len: u64,
+        mode: u32,
+    },
     StatFs,
-    Lseek { offset: u64, whence: u32 },
+    Lseek {
+        offset: u64,
+        whence: u32,
+    },
     Unknown,
 }
 
@@ -136,12 +162,9 @@ pub(crate) fn parse_operation<'a>(
         opcode::OPEN => Operation::Open,
         opcode::OPENDIR => Operation::OpenDir,
         opcode::READDIR => Operation::ReadDir { offset: u64_at(argument, 8), size: u32_at(argument, 16) },
-        opcode::RELEASE
-        | opcode::RELEASEDIR
-        | opcode::FLUSH
-        | opcode::FSYNCDIR
-        | opcode::ACCESS
-        | opcode::DESTROY => Operation::Acknowledge,
+        opcode::RELEASE | opcode::RELEASEDIR | opcode::FLUSH | opcode::FSYNCDIR | opcode::ACCESS | opcode::DESTROY => {
+            Operation::Acknowledge
+        }
         opcode::READ => Operation::Read { offset: u64_at(argument, 8), size: u32_at(argument, 16) },
         opcode::WRITE => {
             let size = u32_at(argument, 16);
@@ -151,11 +174,9 @@ pub(crate) fn parse_operation<'a>(
             Operation::Write { offset: u64_at(argument, 8), size }
         }
         opcode::FSYNC => Operation::Fsync,
-        opcode::FALLOCATE => Operation::Fallocate {
-            offset: u64_at(argument, 8),
-            len: u64_at(argument, 16),
-            mode: u32_at(argument, 24),
-        },
+        opcode::FALLOCATE => {
+            Operation::Fallocate { offset: u64_at(argument, 8), len: u64_at(argument, 16), mode: u32_at(argument, 24) }
+        }
         opcode::STATFS => Operation::StatFs,
         opcode::LSEEK => Operation::Lseek { offset: u64_at(argument, 8), whence: u32_at(argument, 16) },
         _ => Operation::Unknown,

@@ -177,7 +177,13 @@ impl UringChannel {
                 self.entries[entry] = EntryState::Open { unique: header.unique, commit_id, op, len: lent };
                 self.open += 1;
                 let number = u32::try_from(entry).expect("entries are few");
-                requests.push(FrontRequest { tag: Tag(TAG_BIT | number), op, offset_bytes: offset, len_bytes: len, data });
+                requests.push(FrontRequest {
+                    tag: Tag(TAG_BIT | number),
+                    op,
+                    offset_bytes: offset,
+                    len_bytes: len,
+                    data,
+                });
             }
         }
     }
@@ -279,4 +285,22 @@ fn possible_cpus() -> io::Result<u32> {
     let list = fs::read_to_string("/sys/devices/system/cpu/possible")?;
     let last = list.trim().rsplit([',', '-']).next().and_then(|number| number.parse::<u32>().ok());
     last.map(|number| number + 1).ok_or_else(|| io::Error::other("cannot read the list of possible CPUs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_goes_where_the_kernel_looks_for_it() {
+        let mut patched = opcode::UringCmd80::new(types::Fd(3), 1).addr(Some(8)).build();
+        set_len(&mut patched, 2);
+        let reference = opcode::Readv::new(types::Fd(3), std::ptr::without_provenance(8), 2).build();
+        // SAFETY: entries are plain bytes of the kernel's structure; 64 of them are compared in part.
+        let (patched, reference) = unsafe {
+            let patched = std::slice::from_raw_parts((&raw const patched).cast::<u8>(), 64);
+            (patched, std::slice::from_raw_parts((&raw const reference).cast::<u8>(), 64))
+        };
+        assert_eq!(patched[16..28], reference[16..28]);
+    }
 }

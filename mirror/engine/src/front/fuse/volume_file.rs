@@ -124,9 +124,7 @@ impl VolumeFile {
         let access = if self.read_only { 0o400 } else { 0o600 };
         match node {
             ROOT_NODE => Ok(Attributes { node, size_bytes: 0, mode: libc::S_IFDIR | 0o700, links: 2 }),
-            FILE_NODE => {
-                Ok(Attributes { node, size_bytes: self.size_bytes, mode: libc::S_IFREG | access, links: 1 })
-            }
+            FILE_NODE => Ok(Attributes { node, size_bytes: self.size_bytes, mode: libc::S_IFREG | access, links: 1 }),
             _ => Err(libc::ENOENT),
         }
     }

@@ -6,9 +6,10 @@
 //! The engine keeps no descriptor of the device open. A held one would keep the last *real* user's close from writing
 //! dirty pages back; and the kernel would write them back while the dying engine closes its files, through the mount
 //! that nobody serves any more. Therefore the device is not made with autoclear, and [`LoopDevice::reclaim`] finds what
-//! an engine left behind.
+//! an engine left behind. Until then the dead mount has to stay in sight: its path is what the device is known by.
 
 mod abi;
+mod errors;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -21,102 +22,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+pub use errors::{ChangeLoop, SetupLoop};
+
+use super::fuse::FILE_NAME;
+
 /// Somebody else may take the free device that the kernel named; on a busy machine more than once.
 const CONFIGURE_TRIES_MAX: u32 = 64;
 /// A program that scans new devices (udev) may hold one open for a moment.
-const RELEASE_WAIT: Duration = Duration::from_secs(5);
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
 const BLOCK_SIZE: u32 = 4096;
-
-/// Failures to make a loop device. Nothing stays configured after one.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupLoop {
-    /// The volume's file cannot be opened.
-    #[error("cannot open the volume's file {}", path.display())]
-    OpenFile {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// No loop driver, or no right to use it.
-    #[error("cannot get a free loop device from /dev/loop-control")]
-    GetFree(#[source] io::Error),
-    /// The device node cannot be made.
-    #[error("cannot make the device node {}", path.display())]
-    MakeNode {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// The device node cannot be opened.
-    #[error("cannot open {}", path.display())]
-    OpenDevice {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel refused the configuration.
-    #[error("cannot configure {}", path.display())]
-    Configure {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// The kernel configured the device without what was asked for.
-    #[error("{} came up without direct I/O, or with another size ({size_bytes} bytes)", path.display())]
-    NotAsAsked {
-        /// Which.
-        path: PathBuf,
-        /// Its size.
-        size_bytes: u64,
-    },
-}
-
-/// Failures to change or to give up a loop device.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeLoop {
-    /// The device cannot be opened.
-    #[error("cannot open {}", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Mounted, or held open by somebody.
-    #[error("{} is in use", path.display())]
-    InUse {
-        /// Which.
-        path: PathBuf,
-    },
-    /// The kernel refused.
-    #[error("cannot change {}", path.display())]
-    Kernel {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// The new size has not arrived at the device.
-    #[error("{} has {found} bytes, not {wanted}", path.display())]
-    Size {
-        /// Which.
-        path: PathBuf,
-        /// Wanted size, in bytes.
-        wanted: u64,
-        /// Size found, in bytes.
-        found: u64,
-    },
-}
 
 /// What it takes to make a loop device; to be `run` by a thread that does not serve the mount.
 #[derive(Clone, Debug)]
@@ -178,9 +92,6 @@ impl LoopSetup {
     fn configure(&self, file: &File, device: &File) -> nix::Result<()> {
         let mut info = abi::Status::EMPTY;
         info.flags = abi::FLAG_DIRECT_IO | if self.read_only { abi::FLAG_READ_ONLY } else { 0 };
-        let name = self.volume_file.as_os_str().as_encoded_bytes();
-        let len = name.len().min(info.file_name.len() - 1);
-        info.file_name[..len].copy_from_slice(&name[..len]);
         let fd = u32::try_from(file.as_raw_fd()).expect("open descriptors are not negative");
         let config = abi::Config { fd, block_size: BLOCK_SIZE, info, reserved: [0; 8] };
         abi::configure(device.as_raw_fd(), &config)
@@ -213,9 +124,10 @@ impl LoopDevice {
         self.number
     }
 
-    /// Finds the devices over a volume's file, whoever made them.
+    /// Finds the devices over the volume mounted on `mount_dir`, dead or alive, whichever process made them.
     #[must_use]
-    pub fn find(volume_file: &Path, device_dir: &Path) -> Vec<LoopDevice> {
+    pub fn find(mount_dir: &Path, device_dir: &Path) -> Vec<LoopDevice> {
+        let volume_file = resolve(mount_dir).join(FILE_NAME);
         let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
         let numbers = entries.flatten().filter_map(|entry| {
             let name = entry.file_name();
@@ -225,17 +137,17 @@ impl LoopDevice {
             .filter(|number| backing_file(*number).is_some_and(|file| file == volume_file))
             .filter_map(|number| {
                 let path = ensure_node(device_dir, number).ok()?;
-                Some(LoopDevice { number, path, volume_file: volume_file.to_owned() })
+                Some(LoopDevice { number, path, volume_file: volume_file.clone() })
             })
             .collect();
         found.sort_by_key(|device| device.number);
         found
     }
 
-    /// Gives up every device over the file of an engine that is gone, as far as nobody uses it any more. A device that
-    /// is still mounted somewhere is marked to go with its last user.
-    pub fn reclaim(volume_file: &Path, device_dir: &Path) {
-        for device in LoopDevice::find(volume_file, device_dir) {
+    /// Gives up every device that an engine which is gone left over `mount_dir`. A device that somebody still uses is
+    /// marked to go with its last user.
+    pub fn reclaim(mount_dir: &Path, device_dir: &Path) {
+        for device in LoopDevice::find(mount_dir, device_dir) {
             if let Ok(file) = open_device(&device.path, false, 0) {
                 let _ = abi::clear(file.as_raw_fd());
             }
@@ -344,7 +256,18 @@ fn open_device(path: &Path, write: bool, flags: i32) -> io::Result<File> {
     OpenOptions::new().read(true).write(write).custom_flags(flags | libc::O_CLOEXEC).open(path)
 }
 
+/// As the kernel names the file now: its path, or only "/volume" once the mount is out of sight. (LOOP_GET_STATUS64
+/// asks FUSE for attributes, and fails if nobody serves it any more.)
 fn backing_file(number: u32) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
     Some(PathBuf::from(text.trim_end_matches('\n')))
+}
+
+/// A mount whose server is gone cannot be resolved itself, only its parent.
+fn resolve(mount_dir: &Path) -> PathBuf {
+    let resolved = mount_dir.parent().zip(mount_dir.file_name()).and_then(|(parent, name)| {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        Some(parent.canonicalize().ok()?.join(name))
+    });
+    resolved.unwrap_or_else(|| mount_dir.to_owned())
 }

@@ -28,9 +28,16 @@ enum Receive {
     /// A request's head comes next.
     Head,
     /// Data of a write, of which `filled` bytes are there.
-    Payload { slot: u32, filled: usize },
+    Payload {
+        slot: u32,
+        filled: usize,
+    },
     /// Data of a refused write.
-    Skip { left: usize, cookie: u64, error: u32 },
+    Skip {
+        left: usize,
+        cookie: u64,
+        error: u32,
+    },
 }
 
 #[derive(Debug)]

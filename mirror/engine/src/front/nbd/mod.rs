@@ -29,8 +29,8 @@ use super::sqe::{Completion, Sqe, SqeBase};
 use connection::{Connection, Shared};
 use handshake::Export;
 use slots::Slots;
-pub use socket::NbdAddress;
 use socket::Listener;
+pub use socket::NbdAddress;
 
 /// Clients at a time. Each costs a buffer of 64 KiB.
 const CONNECTIONS_MAX: usize = 16;

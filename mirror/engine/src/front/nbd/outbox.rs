@@ -15,7 +15,11 @@ const BATCH_MAX: usize = 32;
 enum Item {
     /// Of the negotiation.
     Bytes(Vec<u8>),
-    Reply { head: ReplyHead, data: FrontBuffer, slot: Option<u32> },
+    Reply {
+        head: ReplyHead,
+        data: FrontBuffer,
+        slot: Option<u32>,
+    },
 }
 
 #[derive(Debug)]

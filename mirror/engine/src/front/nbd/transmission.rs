@@ -24,7 +24,10 @@ pub(super) enum Command {
     Disconnect,
     Io(FrontOp),
     /// Refused with this error. `payload` bytes of data follow all the same.
-    Refused { error: u32, payload: u32 },
+    Refused {
+        error: u32,
+        payload: u32,
+    },
 }
 
 /// Limits that requests are held against.
