@@ -78,6 +78,8 @@ pub enum Refusal {
     OutOfRange,
     /// The receiver's disk failed.
     Disk,
+    /// The receiver's pool is full, and it is the last in-sync replica.
+    NoSpace,
     /// The receiver may not serve reads now.
     NoReadPermission,
 }

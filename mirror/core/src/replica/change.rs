@@ -1,0 +1,211 @@
+//! Changes of the configuration: pure functions from the register's value to the next one.
+
+use alloc::vec::Vec;
+
+use crate::config::{Attachment, AttachMode, Config, Joining};
+use crate::ids::{Epoch, Incarnation, NodeId, VoterId};
+
+/// One change that a member wants.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    /// Nothing: learn what is decided.
+    Learn,
+    /// These runs take part no more.
+    Expel(Vec<(NodeId, Incarnation)>),
+    /// This node's replica failed; its attachment stays.
+    DropReplica(NodeId, Incarnation),
+    /// First swap of entering.
+    Join { node: NodeId, incarnation: Incarnation, source: NodeId },
+    /// Second swap of entering; holds only in this epoch.
+    Enter { node: NodeId, incarnation: Incarnation, epoch: Epoch },
+    /// Both at once: what must never be (broken variant 1).
+    EnterAtOnce { node: NodeId, incarnation: Incarnation },
+    /// A restarted run takes the place of its predecessor and keeps its standing.
+    Reincarnate { node: NodeId, from: Incarnation, to: Incarnation },
+    /// The first to serve after everything was down.
+    StartAlone { node: NodeId, from: Incarnation, to: Incarnation },
+    /// Attach.
+    Attach { node: NodeId, attachment: Attachment },
+    /// Detach.
+    Detach { node: NodeId, incarnation: Incarnation },
+    /// Grow.
+    Resize { blocks: u64 },
+    /// Give a node a vote under an identity that it has made durable.
+    AddVoter { node: NodeId, voter: VoterId },
+    /// Take a node's vote.
+    RemoveVoter { node: NodeId },
+}
+
+/// What planning a change gives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Planned {
+    /// Swap to this.
+    Next(Config),
+    /// It is so already.
+    Already,
+    /// It cannot be, as the register stands.
+    Impossible(&'static str),
+    /// Another node is the writer.
+    Held(NodeId),
+}
+
+impl Change {
+    /// The configuration that this change makes of `now`.
+    pub fn plan(&self, now: &Config) -> Planned {
+        let mut next = now.clone();
+        next.epoch = Epoch(now.epoch.0 + 1);
+        match self {
+            Change::Learn => return Planned::Already,
+            Change::Expel(out) => {
+                if !out.iter().any(|(n, i)| super::view::lists(now, *n, *i)) {
+                    return Planned::Already;
+                }
+                for (node, incarnation) in out {
+                    remove_replica(&mut next, *node, *incarnation, now.epoch);
+                    if now.is_attached(*node, *incarnation) {
+                        next.attached.remove(node);
+                    }
+                }
+                drop_vote_of_the_absent(now, &mut next);
+            }
+            Change::DropReplica(node, incarnation) => {
+                if !now.is_in_sync(*node, *incarnation) && !now.is_joining(*node, *incarnation) {
+                    return Planned::Already;
+                }
+                remove_replica(&mut next, *node, *incarnation, now.epoch);
+            }
+            Change::Join { node, incarnation, source } => {
+                if now.is_joining(*node, *incarnation) || now.is_in_sync(*node, *incarnation) {
+                    return Planned::Already;
+                }
+                if now.in_sync.contains_key(node) {
+                    return Planned::Impossible("an earlier run is still listed as in sync");
+                }
+                if !now.in_sync.contains_key(source) {
+                    return Planned::Impossible("the source is not in sync");
+                }
+                next.joining.insert(*node, Joining { incarnation: *incarnation, source: *source });
+            }
+            Change::Enter { node, incarnation, epoch } => {
+                if now.is_in_sync(*node, *incarnation) {
+                    return Planned::Already;
+                }
+                if now.epoch != *epoch || !now.is_joining(*node, *incarnation) {
+                    return Planned::Impossible("the configuration changed since the resync");
+                }
+                next.joining.remove(node);
+                next.in_sync.insert(*node, *incarnation);
+                next.last_in_sync.remove(node);
+            }
+            Change::EnterAtOnce { node, incarnation } => {
+                if now.in_sync.contains_key(node) {
+                    return Planned::Already;
+                }
+                next.joining.remove(node);
+                next.in_sync.insert(*node, *incarnation);
+                next.last_in_sync.remove(node);
+            }
+            Change::Reincarnate { node, from, to } => {
+                if now.is_in_sync(*node, *to) {
+                    return Planned::Already;
+                }
+                if !now.is_in_sync(*node, *from) {
+                    return Planned::Impossible("a swap removed the earlier run");
+                }
+                next.in_sync.insert(*node, *to);
+                if let Some(attachment) = next.attached.get_mut(node) {
+                    attachment.incarnation = *to;
+                }
+            }
+            Change::StartAlone { node, from, to } => {
+                if now.is_in_sync(*node, *to) {
+                    return Planned::Already;
+                }
+                if !now.is_in_sync(*node, *from) {
+                    return Planned::Impossible("a swap removed the earlier run");
+                }
+                for other in now.in_sync.keys().filter(|n| *n != node) {
+                    next.last_in_sync.insert(*other, now.epoch);
+                }
+                next.in_sync.clear();
+                next.joining.clear();
+                next.in_sync.insert(*node, *to);
+                let own = now.attached.get(node).copied().filter(|a| a.recoverable);
+                next.attached.clear();
+                if let Some(own) = own {
+                    next.attached.insert(*node, Attachment { incarnation: *to, ..own });
+                }
+            }
+            Change::Attach { node, attachment } => {
+                if now.attached.get(node) == Some(attachment) {
+                    return Planned::Already;
+                }
+                let writes = |a: &Attachment| a.mode == AttachMode::ReadWrite;
+                if writes(attachment)
+                    && let Some((holder, _)) = now.attached.iter().find(|(n, a)| *n != node && writes(a))
+                {
+                    return Planned::Held(*holder);
+                }
+                next.attached.insert(*node, *attachment);
+            }
+            Change::Detach { node, incarnation } => {
+                if !now.is_attached(*node, *incarnation) {
+                    return Planned::Already;
+                }
+                next.attached.remove(node);
+            }
+            Change::Resize { blocks } => {
+                if now.size_blocks >= *blocks {
+                    return Planned::Already;
+                }
+                next.size_blocks = *blocks;
+            }
+            Change::AddVoter { node, voter } => {
+                if now.voters.get(node) == Some(voter) {
+                    return Planned::Already;
+                }
+                if now.voters.contains_key(node) {
+                    return Planned::Impossible("the node has a vote under another identity");
+                }
+                next.voters.insert(*node, *voter);
+            }
+            Change::RemoveVoter { node } => {
+                if !now.voters.contains_key(node) {
+                    return Planned::Already;
+                }
+                next.voters.remove(node);
+            }
+        }
+        match next.check() {
+            Ok(()) => Planned::Next(next),
+            Err(why) => Planned::Impossible(why),
+        }
+    }
+}
+
+/// Takes a replica out of `in_sync` or `joining`; who pulled from it gets another source.
+fn remove_replica(next: &mut Config, node: NodeId, incarnation: Incarnation, epoch: Epoch) {
+    if next.is_in_sync(node, incarnation) {
+        next.in_sync.remove(&node);
+        next.last_in_sync.insert(node, epoch);
+    }
+    if next.is_joining(node, incarnation) {
+        next.joining.remove(&node);
+    }
+    if let Some(other) = next.in_sync.keys().next().copied() {
+        for joining in next.joining.values_mut().filter(|j| j.source == node) {
+            joining.source = other;
+        }
+    }
+}
+
+/// When one replica is left, the vote of the one that just left goes with it (voters change one at a time).
+fn drop_vote_of_the_absent(now: &Config, next: &mut Config) {
+    if next.in_sync.len() > 1 || !next.joining.is_empty() || next.voters.len() < 2 {
+        return;
+    }
+    let absent = |n: &&NodeId| now.in_sync.contains_key(*n) && !next.in_sync.contains_key(*n);
+    if let Some(node) = next.voters.keys().find(absent).copied() {
+        next.voters.remove(&node);
+    }
+}

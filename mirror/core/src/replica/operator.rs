@@ -1,0 +1,272 @@
+//! What an operator (or the agent) asks: attach, detach, grow, force, give up a generation.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::vec::Vec;
+
+use super::Replica;
+use super::arbiter::Outcome;
+use super::change::Change;
+use super::view::View;
+use crate::config::{AttachMode, Attachment, Config, Generation};
+use crate::effect::Effect;
+use crate::ids::{CommandId, Epoch, Time, VoterId};
+use crate::input::{Command, CommandError, Reply};
+use crate::message::Ballot;
+use crate::meta::{MetaUpdate, VoterState};
+
+/// How long an attach without `take_over`, a detach or a resize is tried.
+const PATIENCE: u64 = 10_000 * crate::timing::MS;
+
+/// How long an attach with `take_over` waits for proof that the old writer is fenced.
+const TAKE_OVER_PATIENCE: u64 = 120_000 * crate::timing::MS;
+
+/// A command under way.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    command: CommandId,
+    until: Time,
+}
+
+/// Commands under way, at most one of each kind.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Operator {
+    attach: Option<(Pending, Attachment, bool)>,
+    detach: Option<Pending>,
+    resize: Option<(Pending, u64)>,
+    force: Option<CommandId>,
+}
+
+impl Operator {
+    /// An attach waits for another writer to be fenced.
+    pub fn takes_over(&self) -> bool {
+        self.attach.is_some_and(|(_, _, take_over)| take_over)
+    }
+
+    pub fn wants_attachment(&self) -> bool {
+        self.attach.is_some()
+    }
+
+    pub fn is_detaching(&self) -> bool {
+        self.detach.is_some()
+    }
+
+    pub fn is_busy(&self) -> bool {
+        self.attach.is_some() || self.detach.is_some() || self.resize.is_some()
+    }
+}
+
+impl Replica {
+    pub(super) fn answer(&mut self, command: CommandId, result: Result<Reply, CommandError>) {
+        self.out.push(Effect::Answer { command, result });
+    }
+
+    pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
+        match command {
+            Command::Attach { mode, take_over, recoverable } => self.on_attach(id, mode, take_over, recoverable),
+            Command::Detach => self.on_detach(id),
+            Command::Leave => self.on_leave(id),
+            Command::Resize { blocks } => self.on_resize(id, blocks),
+            Command::Verify { repair_from } => self.on_verify(id, repair_from),
+            Command::Force => self.on_force(id),
+            Command::Rejoin => self.on_rejoin(id),
+            Command::SetResyncRate { bytes_per_second } => {
+                self.resync_rate = bytes_per_second;
+                self.pull_at = self.now;
+                self.answer(id, Ok(Reply::Done));
+            }
+        }
+    }
+
+    fn on_attach(&mut self, command: CommandId, mode: AttachMode, take_over: bool, recoverable: bool) {
+        let state = |reason: &str| Err(CommandError::AttachState { reason: reason.into() });
+        if self.is_attached_here() && !self.fenced {
+            return self.answer(command, state("the volume is attached on this node already"));
+        }
+        if self.operator.is_busy() || self.leaving.is_asking() {
+            return self.answer(command, state("another attach, detach or resize is under way on this node"));
+        }
+        let patience = if take_over { TAKE_OVER_PATIENCE } else { PATIENCE };
+        let attachment = Attachment { incarnation: self.incarnation, mode, recoverable };
+        self.operator.attach = Some((Pending { command, until: self.now.after(patience) }, attachment, take_over));
+        self.learn_at = self.now;
+    }
+
+    fn on_detach(&mut self, command: CommandId) {
+        if !self.is_attached_here() || self.operator.is_busy() {
+            let reason = "the volume is not attached on this node, or another command is under way".into();
+            return self.answer(command, Err(CommandError::AttachState { reason }));
+        }
+        self.operator.detach = Some(Pending { command, until: self.now.after(PATIENCE) });
+    }
+
+    fn on_resize(&mut self, command: CommandId, blocks: u64) {
+        let now = self.view.config.size_blocks;
+        if blocks < now {
+            let reason = format!("size: {blocks} blocks of 4096 bytes is less than the present {now}; a volume can only grow");
+            return self.answer(command, Err(CommandError::Invalid { reason }));
+        }
+        if self.operator.is_busy() {
+            let reason = "another attach, detach or resize is under way on this node".into();
+            return self.answer(command, Err(CommandError::Forbidden { reason }));
+        }
+        self.operator.resize = Some((Pending { command, until: self.now.after(PATIENCE) }, blocks));
+        self.operator_view_changed();
+    }
+
+    /// Swaps that commands under way want.
+    pub(super) fn wanted_of_operator(&mut self) -> Option<Change> {
+        let node = self.node;
+        if let Some((_, attachment, _)) = self.operator.attach {
+            let in_sync = self.view.is_in_sync(node, self.incarnation);
+            let through_peer = self.view.nodes(self.view.in_sync).any(|n| n != node && self.session_is_listed(n));
+            return (in_sync || through_peer).then_some(Change::Attach { node, attachment });
+        }
+        if self.operator.detach.is_some() {
+            let quiet = self.window.is_empty() && self.waiting.is_empty() && self.flush.as_ref().is_none_or(|f| f.requests.is_empty());
+            return quiet.then_some(Change::Detach { node, incarnation: self.incarnation });
+        }
+        let (_, blocks) = self.operator.resize?;
+        Some(Change::Resize { blocks })
+    }
+
+    /// A round for one of these ended.
+    pub(super) fn operator_change_ended(&mut self, change: &Change, outcome: &Outcome) {
+        match (change, outcome) {
+            (Change::Attach { .. }, Outcome::Held(holder)) => {
+                if let Some((pending, _, false)) = self.operator.attach {
+                    self.operator.attach = None;
+                    self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder: *holder }));
+                }
+            }
+            _ => self.operator_view_changed(),
+        }
+    }
+
+    /// Looks whether what was asked for is so now.
+    pub(super) fn operator_view_changed(&mut self) {
+        self.operator_settled();
+        if let Some(pending) = self.operator.detach
+            && !self.view.config.is_attached(self.node, self.incarnation)
+        {
+            self.operator.detach = None;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
+        if let Some((pending, blocks)) = self.operator.resize
+            && self.view.config.size_blocks >= blocks
+        {
+            self.operator.resize = None;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
+        if let Some(command) = self.operator.force
+            && self.known.generation == self.view.config.generation
+            && self.adopting.is_none()
+        {
+            self.operator.force = None;
+            self.answer(command, Ok(Reply::Done));
+        }
+    }
+
+    /// An attachment is ready once its view is installed everywhere and what was in flight before is settled.
+    pub(super) fn operator_settled(&mut self) {
+        if let Some((pending, _, _)) = self.operator.attach
+            && self.is_attached_here()
+            && self.reports_in
+            && self.reconciled
+        {
+            self.operator.attach = None;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
+    }
+
+    /// Maintenance: gives commands up that cannot be carried out.
+    pub(super) fn check_commands(&mut self) {
+        let no_quorum = self.proposer.failures > 0;
+        if let Some((pending, attachment, _)) = self.operator.attach
+            && pending.until <= self.now
+        {
+            self.operator.attach = None;
+            let writer = self.known.writer().filter(|(n, _)| *n != self.node && attachment.mode == AttachMode::ReadWrite);
+            let error = match writer {
+                Some((holder, _)) => CommandError::AttachedElsewhere { holder },
+                None if no_quorum => CommandError::NoQuorum,
+                None => CommandError::NoUpToDateReplica,
+            };
+            self.answer(pending.command, Err(error));
+        }
+        let now = self.now;
+        let late = |p: &Pending| p.until <= now;
+        if let Some(pending) = self.operator.detach.filter(late) {
+            self.operator.detach = None;
+            self.answer(pending.command, Err(CommandError::NoQuorum));
+        }
+        if let Some((pending, _)) = self.operator.resize.filter(|(p, _)| late(p)) {
+            self.operator.resize = None;
+            self.answer(pending.command, Err(CommandError::NoQuorum));
+        }
+    }
+
+    /// The only unproven step: this replica's data counts from now on, in a generation of its own.
+    fn on_force(&mut self, command: CommandId) {
+        if !self.can_hold_data() {
+            let reason = "this node has no usable replica of the volume".into();
+            return self.answer(command, Err(CommandError::Forbidden { reason }));
+        }
+        let old = self.known.clone();
+        let (node, incarnation) = (self.node, self.incarnation);
+        let minted = incarnation.0.rotate_left(17) ^ (u64::from(node.0) << 48) ^ old.epoch.0;
+        let voter = VoterId(incarnation.0.wrapping_mul(1_000_003).wrapping_sub(old.epoch.0));
+        let mut last_in_sync = old.last_in_sync.clone();
+        for other in old.in_sync.keys().filter(|n| **n != node) {
+            last_in_sync.insert(*other, old.epoch);
+        }
+        last_in_sync.remove(&node);
+        let generation = if self.broken(broken!(ForceWithoutGeneration)) {
+            old.generation
+        } else {
+            Generation { id: minted, parent: old.generation.id }
+        };
+        let config = Config {
+            generation,
+            epoch: Epoch(old.epoch.0 + 1),
+            voters: BTreeMap::from([(node, voter)]),
+            in_sync: BTreeMap::from([(node, incarnation)]),
+            joining: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            last_in_sync,
+            ..old
+        };
+        let promised = self.meta.voter.as_ref().map(|v| v.promised).unwrap_or_default();
+        let accepted = Some((Ballot::default(), Box::new(config.clone())));
+        self.persist(Vec::from([MetaUpdate::Voter(VoterState { id: voter, promised, accepted })]), None);
+        self.marks.clear();
+        self.proposer = super::arbiter::Proposer::default();
+        self.known = config;
+        self.operator.force = Some(command);
+    }
+
+    /// Takes part in the generation that a peer has; everything is compared with its replicas.
+    fn on_rejoin(&mut self, command: CommandId) {
+        let Some(config) = self.peers.values_mut().find_map(|p| p.diverged.take()) else {
+            let reason = "no reachable peer has another generation of this volume".into();
+            return self.answer(command, Err(CommandError::Forbidden { reason }));
+        };
+        let ballot = self.meta.voter.as_ref().map(|v| v.promised).unwrap_or_default();
+        let voter = VoterState { id: VoterId(0), promised: ballot, accepted: Some((Ballot::default(), config.clone())) };
+        let marked: BTreeSet<_> = core::mem::take(&mut self.marks);
+        let mut updates = Vec::from([
+            MetaUpdate::DirtyBegin { peer: self.node, since: Epoch(0) },
+            MetaUpdate::Config(config.clone()),
+            MetaUpdate::Voter(voter),
+        ]);
+        updates.extend(marked.into_iter().map(|(n, i)| MetaUpdate::LeftEnded(n, i)));
+        self.fail_all(crate::input::IoError::Io);
+        self.adopting = None;
+        self.known = (*config).clone();
+        self.view = View::new(*config, &self.marks);
+        self.reports_in = false;
+        self.persist(updates, None);
+        self.answer(command, Ok(Reply::Done));
+    }
+}

@@ -1,0 +1,262 @@
+//! Which change of the configuration this member wants now. One at a time, the most urgent first; looked at after
+//! every input, so that nothing has to be remembered when a round fails or somebody else was faster.
+
+use alloc::vec::Vec;
+
+use super::Replica;
+use super::arbiter::Outcome;
+use super::change::Change;
+use super::view::lists;
+use crate::config::AttachMode;
+use crate::effect::{Effect, Event};
+use crate::ids::{Incarnation, NodeId, Time, VoterId};
+use crate::message::Message;
+
+impl Replica {
+    /// Maintenance: proposes the most urgent change.
+    pub(super) fn steer(&mut self) {
+        self.note_suspects();
+        self.check_round();
+        if self.is_proposing() || self.adopting.is_some() || self.proposer.retry_at > self.now || self.leaving.is_asking() {
+            return;
+        }
+        if let Some(change) = self.wanted_change() {
+            self.propose(change);
+        }
+    }
+
+    fn wanted_change(&mut self) -> Option<Change> {
+        let listed: Vec<_> = self.marks.iter().filter(|(n, i)| lists(&self.known, *n, *i)).copied().collect();
+        let in_sync = self.view.is_in_sync(self.node, self.incarnation);
+        if self.leaving.marked {
+            return None;
+        }
+        // A decided configuration that is not installed here has to be, or to be overtaken, first.
+        if self.known.epoch > self.view.config.epoch {
+            return (!listed.is_empty() && in_sync).then_some(Change::Expel(listed));
+        }
+        self.wanted_of_failed()
+            .or_else(|| if in_sync { self.wanted_expulsion() } else { None })
+            .or_else(|| self.wanted_of_restarted())
+            .or_else(|| if in_sync && !listed.is_empty() { Some(Change::Expel(listed)) } else { None })
+            .or_else(|| self.wanted_of_operator())
+            .or_else(|| self.wanted_of_joiner())
+            .or_else(|| if in_sync { self.wanted_voters() } else { None })
+            .or_else(|| self.wanted_of_outsider())
+    }
+
+    /// A replica whose disk failed leaves before anything is acknowledged without it. The last never leaves.
+    fn wanted_of_failed(&self) -> Option<Change> {
+        let written = self.view.is_written(self.node, self.incarnation);
+        let last = self.view.in_sync == self.view.bit(self.node) && !self.broken(broken!(LastReplicaLeaves));
+        (self.disk.failed.is_some() && written && !last).then_some(Change::DropReplica(self.node, self.incarnation))
+    }
+
+    /// Keeps the list of suspected members, with the time since when.
+    fn note_suspects(&mut self) {
+        let members = self.view.members();
+        let now = self.now;
+        let before = core::mem::take(&mut self.suspects);
+        for (node, incarnation) in members {
+            if node == self.node || !self.is_suspect(node, incarnation) {
+                continue;
+            }
+            let since = before.get(&(node, incarnation)).copied();
+            if since.is_none() {
+                let reason = if self.exited.contains(&(node, incarnation)) { "its process has ended" } else { "silent" };
+                self.out.push(Effect::Event(Event::Suspected { node, reason }));
+            }
+            self.suspects.insert((node, incarnation), since.unwrap_or(now));
+        }
+    }
+
+    /// Members to expel, once it is this node's turn.
+    fn wanted_expulsion(&self) -> Option<Change> {
+        let mut out: Vec<(NodeId, Incarnation)> = Vec::new();
+        let mut since = Time(0);
+        let mut proven = true;
+        for (key, at) in &self.suspects {
+            let held = self.hold_expulsion.get(key).is_some_and(|until| *until > self.now);
+            if held && !self.operator.takes_over() {
+                continue;
+            }
+            out.push(*key);
+            since = since.max(*at);
+            proven &= self.exited.contains(key);
+        }
+        if out.is_empty() {
+            return None;
+        }
+        let due = since.after(self.turn_delay(&out, proven));
+        (self.now >= due).then_some(Change::Expel(out))
+    }
+
+    /// Who of the survivors swaps at once, and how long the others wait for it.
+    fn turn_delay(&self, out: &[(NodeId, Incarnation)], proven: bool) -> u64 {
+        let alive = |n: &NodeId| !out.iter().any(|(o, _)| o == n);
+        let attached = |n: &NodeId| self.view.config.attached.contains_key(n);
+        let survivors: Vec<NodeId> = self.view.nodes(self.view.in_sync).filter(|n| alive(n)).collect();
+        let mut order: Vec<NodeId> = survivors.iter().filter(|n| attached(n)).copied().collect();
+        let first_come = order.len();
+        order.extend(survivors.iter().filter(|n| !attached(n)));
+        let rank = order.iter().position(|n| *n == self.node).unwrap_or(order.len()) as u64;
+        let idle = rank as usize >= first_come && !proven;
+        rank * self.timing.swap_delay + if idle { self.timing.idle_swap_delay } else { 0 }
+    }
+
+    /// A run that the register lists under its predecessor's number, or not at all.
+    fn wanted_of_restarted(&self) -> Option<Change> {
+        if !self.can_hold_data() {
+            return None;
+        }
+        let from = self.known.in_sync.get(&self.node).copied().filter(|i| *i != self.incarnation)?;
+        if self.marks.contains(&(self.node, from)) {
+            return None;
+        }
+        let to = self.incarnation;
+        let node = self.node;
+        let others: Vec<(NodeId, Incarnation)> = (self.known.in_sync.iter())
+            .map(|(n, i)| (*n, *i))
+            .filter(|(n, i)| *n != node && !self.marks.contains(&(*n, *i)))
+            .collect();
+        let same_run = |n: NodeId, i: Incarnation| self.peers.get(&n).and_then(|p| p.session).is_some_and(|s| s.incarnation == i);
+        if others.iter().any(|(n, i)| same_run(*n, *i)) {
+            let attached = self.known.attached.get(&node).is_some_and(|a| a.incarnation == from && a.recoverable);
+            let held_cache = self.meta.boot == self.boot || self.broken(broken!(HoldsAfterReboot));
+            return (attached && held_cache && self.meta.incarnation == from).then_some(Change::Reincarnate { node, from, to });
+        }
+        let alone = Change::StartAlone { node, from, to };
+        if others.is_empty() {
+            return Some(alone);
+        }
+        // All others have provably ended too: the lowest starts, without waiting for runs that cannot come back.
+        let all_ended = others.iter().all(|(n, i)| self.exited.contains(&(*n, *i)));
+        let rank = others.iter().filter(|(n, _)| *n < node).count() as u64;
+        let waited = self.now.since(self.started_at);
+        if all_ended && waited >= rank * self.timing.swap_delay || waited >= self.timing.start_alone {
+            return Some(alone);
+        }
+        None
+    }
+
+    /// True if the data here may become, or is, part of the volume.
+    pub(super) fn can_hold_data(&self) -> bool {
+        self.meta.has_data && self.disk.failed.is_none() && !self.meta_lost
+    }
+
+    /// Voters follow what is in sync: all nodes as long as somebody could come back, the last one alone otherwise.
+    fn wanted_voters(&mut self) -> Option<Change> {
+        if self.view.granting_node() != Some(self.node) || !self.reports_in {
+            return None;
+        }
+        let config = &self.view.config;
+        let alone = self.view.in_sync == self.view.bit(self.node) && self.view.joining == 0;
+        let replica_back = config.replicas.iter().any(|n| *n != self.node && self.has_session(*n));
+        if alone && !replica_back && config.replicas.len() > 1 {
+            let node = config.voters.keys().rev().find(|n| **n != self.node).copied()?;
+            return config.voters.contains_key(&self.node).then_some(Change::RemoveVoter { node });
+        }
+        let forgetful = config.voters.keys().find(|n| self.peers.get(n).is_some_and(|p| p.no_memory)).copied();
+        if let Some(node) = forgetful {
+            return (config.voters.len() > 1 && node != self.node).then_some(Change::RemoveVoter { node });
+        }
+        let wanted = config.tie_breaker.iter().chain(&config.replicas);
+        let node = wanted.copied().find(|n| !config.voters.contains_key(n) && (*n == self.node || self.has_session(*n)))?;
+        if let Some((asked, voter, at)) = self.admitting
+            && asked == node
+        {
+            if self.admitted {
+                return Some(Change::AddVoter { node, voter });
+            }
+            if self.now.since(at) < self.timing.retry {
+                return None;
+            }
+        }
+        self.admissions += 1;
+        let voter = VoterId(self.incarnation.0.wrapping_mul(1_000_003).wrapping_add(self.admissions));
+        self.admitting = Some((node, voter, self.now));
+        self.admitted = false;
+        let config = alloc::boxed::Box::new(self.known.clone());
+        self.tell(node, Message::VoterAdmit { voter, config });
+        None
+    }
+
+    pub(super) fn on_voter_admitted(&mut self, from: NodeId, voter: VoterId) {
+        if self.admitting.is_some_and(|(node, id, _)| node == from && id == voter) {
+            self.admitted = true;
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.no_memory = false;
+            }
+        }
+    }
+
+    /// A node outside learns what is decided, now and then, if nobody tells it.
+    fn wanted_of_outsider(&mut self) -> Option<Change> {
+        let member = lists(&self.view.config, self.node, self.incarnation);
+        let told = self.view.nodes(self.view.in_sync).any(|n| {
+            let listed = self.view.config.in_sync.get(&n).copied();
+            self.peers.get(&n).and_then(|p| p.session).map(|s| s.incarnation) == listed
+        });
+        if member {
+            return self.wanted_of_cut_off_diskless();
+        }
+        let interested = self.meta.has_data || self.operator.wants_attachment();
+        if !interested || told || self.learn_at > self.now {
+            return None;
+        }
+        self.learn_at = self.now.after(self.timing.retry * 2);
+        Some(Change::Learn)
+    }
+
+    /// A diskless member never expels a replica that another one still reaches: it leaves itself.
+    fn wanted_of_cut_off_diskless(&self) -> Option<Change> {
+        if self.view.bit(self.node) & self.view.in_sync != 0 || !self.view.is_attached(self.node, self.incarnation) {
+            return None;
+        }
+        let patience = self.timing.swap_delay * 3;
+        let cut_off: Vec<_> = (self.suspects.iter())
+            .filter(|((n, _), at)| self.view.written() & self.view.bit(*n) != 0 && self.now.since(**at) >= patience)
+            .map(|(key, _)| *key)
+            .collect();
+        if cut_off.is_empty() {
+            return None;
+        }
+        if self.broken(broken!(DisklessExpels)) {
+            return Some(Change::Expel(cut_off));
+        }
+        let others_reach = self.view.nodes(self.view.in_sync).any(|n| self.has_session(n));
+        others_reach.then_some(Change::Expel(Vec::from([(self.node, self.incarnation)])))
+    }
+
+    /// A round ended: whoever waits for it hears how.
+    pub(super) fn change_ended(&mut self, change: &Change, outcome: Outcome) {
+        match change {
+            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } => self.operator_change_ended(change, &outcome),
+            Change::AddVoter { .. } => self.admitting = None,
+            _ => {}
+        }
+        if outcome != Outcome::Done {
+            // The register is not as this change needs it: look again after a while.
+            self.proposer.retry_at = self.now.after(self.timing.arbiter_retry / 4);
+        }
+    }
+
+    /// Requests wait because neither the arbiter nor all members can be reached.
+    pub(super) fn note_freeze(&mut self) {
+        let stuck = !self.suspects.is_empty() && self.proposer.failures >= 3;
+        if stuck == self.frozen {
+            return;
+        }
+        self.frozen = stuck;
+        self.out.push(Effect::Event(if stuck { Event::Frozen } else { Event::Thawed }));
+        if stuck {
+            self.fail_on_quorum_loss();
+        }
+    }
+
+    /// True if this run has the volume attached for writing.
+    pub(super) fn is_writer(&self) -> bool {
+        let own = self.view.config.attached.get(&self.node);
+        own.is_some_and(|a| a.incarnation == self.incarnation && a.mode == AttachMode::ReadWrite) && !self.fenced
+    }
+}

@@ -1,0 +1,511 @@
+//! The writer's side: requests of the front end become in-flight writes, and complete when all have acknowledged.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::Replica;
+use super::apply::{ApplyWrite, DiskOp, Origin, Purpose};
+use super::view::{Slots, View};
+use crate::config::Ack;
+use crate::effect::{Effect, Event};
+use crate::ids::{BufId, FlushId, GrantNumber, NodeId, RequestId, Time, WriteId};
+use crate::input::{IoError, Op, Request};
+use crate::message::{Message, Refusal, WriteKind};
+use crate::range::BlockRange;
+
+/// A write that not everybody has acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    /// `None` once the front end was told that it failed.
+    pub request: Option<RequestId>,
+    pub range: BlockRange,
+    pub kind: WriteKind,
+    pub durable: bool,
+    pub buf: Option<BufId>,
+    pub grant: GrantNumber,
+    pub acked: Slots,
+    pub sent: Slots,
+    pub started: Time,
+}
+
+/// In-flight writes by number: a window from the commit floor on.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// Number of the first entry; every write below it is committed.
+    pub floor: WriteId,
+    entries: VecDeque<Option<InFlight>>,
+}
+
+impl Window {
+    pub fn next_id(&self) -> WriteId {
+        WriteId(self.floor.0 + self.entries.len() as u64)
+    }
+
+    pub fn push(&mut self, write: InFlight) -> WriteId {
+        let id = self.next_id();
+        self.entries.push_back(Some(write));
+        id
+    }
+
+    pub fn get_mut(&mut self, id: WriteId) -> Option<&mut InFlight> {
+        let at = id.0.checked_sub(self.floor.0)?;
+        self.entries.get_mut(usize::try_from(at).ok()?)?.as_mut()
+    }
+
+    pub fn take(&mut self, id: WriteId) -> Option<InFlight> {
+        let at = usize::try_from(id.0.checked_sub(self.floor.0)?).ok()?;
+        let taken = self.entries.get_mut(at)?.take();
+        while self.entries.front().is_some_and(Option::is_none) {
+            self.entries.pop_front();
+            self.floor.0 += 1;
+        }
+        taken
+    }
+
+    pub fn overlaps(&self, range: BlockRange) -> bool {
+        self.entries.iter().flatten().any(|w| w.range.overlaps(range))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (WriteId, &InFlight)> {
+        let floor = self.floor.0;
+        (0u64..).zip(&self.entries).filter_map(move |(at, w)| w.as_ref().map(|w| (WriteId(floor + at), w)))
+    }
+
+    pub fn ids(&self) -> Vec<WriteId> {
+        self.iter().map(|(id, _)| id).collect()
+    }
+}
+
+impl Replica {
+    /// A request of the front end.
+    pub(super) fn on_request(&mut self, request: Request) {
+        match request.op {
+            Op::Read => self.counters.front_reads += 1,
+            Op::Flush => self.counters.front_flushes += 1,
+            _ => self.counters.front_writes += 1,
+        }
+        let writes = !matches!(request.op, Op::Read | Op::Flush);
+        let refused = if self.fenced || !self.is_attached_here() {
+            Some(IoError::Io)
+        } else if request.op != Op::Flush && (request.range.is_empty() || request.range.end > self.view.config.size_blocks) {
+            Some(IoError::OutOfRange)
+        } else if writes && !self.is_writer() {
+            Some(IoError::ReadOnly)
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            if writes {
+                self.release(Some(request.buf));
+            }
+            return self.complete(request.id, Err(error));
+        }
+        if !self.waiting.is_empty() && self.waiting.iter().any(|w| conflict(w, &request)) || !self.try_request(request) {
+            self.waiting.push_back(request);
+        }
+    }
+
+    /// True if this run is listed as attached.
+    pub(super) fn is_attached_here(&self) -> bool {
+        self.view.is_attached(self.node, self.incarnation)
+    }
+
+    /// Starts the request unless it has to wait.
+    fn try_request(&mut self, request: Request) -> bool {
+        match request.op {
+            Op::Read => self.try_read(request),
+            Op::Flush => self.try_flush(request.id),
+            Op::Write { fua } => self.try_write(request, WriteKind::Data, fua),
+            Op::WriteZeroes { fua } => self.try_write(request, WriteKind::Zeroes, fua),
+            Op::Discard => self.try_write(request, WriteKind::Discard, false),
+        }
+    }
+
+    /// Starts whatever waited and need not any more, in order per block.
+    pub(super) fn serve_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut rest = core::mem::take(&mut self.waiting);
+        let mut kept: VecDeque<Request> = VecDeque::new();
+        while let Some(request) = rest.pop_front() {
+            if kept.iter().any(|w| conflict(w, &request)) || !self.try_request(request) {
+                kept.push_back(request);
+            }
+        }
+        // Requests that completed reads put back meanwhile come behind.
+        kept.append(&mut self.waiting);
+        self.waiting = kept;
+    }
+
+    fn try_write(&mut self, request: Request, kind: WriteKind, fua: bool) -> bool {
+        let range = request.range;
+        if self.adopting.is_some() || !self.reports_in || self.view.written() == 0 {
+            return false;
+        }
+        let Some(grant) = self.grants.covering(range) else { return false };
+        if self.window.overlaps(range) || self.blocked.intersects(range) {
+            return false;
+        }
+        let durable = fua || self.view.config.settings.ack == Ack::Durable;
+        let buf = (kind == WriteKind::Data).then_some(request.buf);
+        if buf.is_none() {
+            self.release(Some(request.buf));
+        }
+        let write = InFlight {
+            request: Some(request.id),
+            range,
+            kind,
+            durable,
+            buf,
+            grant,
+            acked: 0,
+            sent: 0,
+            started: self.now,
+        };
+        let id = self.window.push(write);
+        self.taint_remote_reads(range);
+        self.send_write(id);
+        true
+    }
+
+    /// Sends an in-flight write to everybody who has neither acknowledged nor received it in this session and view.
+    fn send_write(&mut self, id: WriteId) {
+        let floor = self.window.floor;
+        let flush_floor = self.flush_floor();
+        let needed = self.view.written();
+        let Some(write) = self.window.get_mut(id) else { return };
+        let todo = needed & !write.acked & !write.sent;
+        let copy = *write;
+        for slot in 0..3 {
+            if todo >> slot & 1 == 0 {
+                continue;
+            }
+            let Some(node) = self.view.config.replicas.iter().nth(slot).copied() else { continue };
+            if node == self.node {
+                self.mark_sent(id, slot);
+                self.apply_local(id, &copy);
+                continue;
+            }
+            if !self.session_is_listed(node) {
+                continue;
+            }
+            self.mark_sent(id, slot);
+            let InFlight { grant, range, kind, durable, .. } = copy;
+            let message = Message::Write { id, grant, range, kind, durable, floor, flush_floor };
+            self.send(node, message, copy.buf);
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.told = (floor, flush_floor);
+            }
+        }
+    }
+
+    fn mark_sent(&mut self, id: WriteId, slot: usize) {
+        if let Some(write) = self.window.get_mut(id) {
+            write.sent |= 1 << slot;
+        }
+    }
+
+    /// True if the open session with this node is with the run that the view lists.
+    pub(super) fn session_is_listed(&self, node: NodeId) -> bool {
+        let session = self.peers.get(&node).and_then(|p| p.session).map(|s| s.incarnation);
+        session.is_some() && session == self.view.config.incarnation_of(node)
+    }
+
+    fn apply_local(&mut self, id: WriteId, write: &InFlight) {
+        if self.disk.failed.is_some() {
+            return;
+        }
+        self.apply_write(ApplyWrite {
+            origin: Origin::Local,
+            writer: self.node,
+            incarnation: self.incarnation,
+            id,
+            grant: write.grant,
+            range: write.range,
+            kind: write.kind,
+            durable: write.durable,
+            buf: write.buf,
+        });
+    }
+
+    pub(super) fn on_local_write_done(&mut self, id: WriteId) {
+        let bit = self.view.bit(self.node);
+        self.acknowledged(id, bit);
+    }
+
+    pub(super) fn on_write_ack(&mut self, from: NodeId, id: WriteId) {
+        let bit = self.view.bit(from);
+        self.acknowledged(id, bit);
+    }
+
+    fn acknowledged(&mut self, id: WriteId, bit: Slots) {
+        let needed = self.view.written();
+        let Some(write) = self.window.get_mut(id) else { return };
+        write.acked |= bit;
+        if self.enough(needed, id) && self.may_complete() {
+            self.complete_write(id);
+            self.serve_waiting();
+        }
+    }
+
+    fn enough(&self, needed: Slots, id: WriteId) -> bool {
+        let needed = if self.broken(broken!(JoiningDroppedWithoutSwap)) { self.view.in_sync } else { needed };
+        self.window.iter().find(|(i, _)| *i == id).is_some_and(|(_, w)| w.acked & needed == needed && needed != 0)
+    }
+
+    fn complete_write(&mut self, id: WriteId) {
+        let Some(write) = self.window.take(id) else { return };
+        self.release(write.buf);
+        if let Some(request) = write.request {
+            self.complete(request, Ok(()));
+        }
+        if !self.broken(broken!(CommitNeverSent)) {
+            self.commit_at = self.commit_at.min(self.now.after(self.timing.commit_delay));
+        }
+    }
+
+    /// Completes whatever everybody has acknowledged, where it could not before.
+    pub(super) fn complete_ready(&mut self) {
+        if self.window.is_empty() && self.flush.is_none() || !self.may_complete() {
+            return;
+        }
+        let needed = self.view.written();
+        let mut any = false;
+        for id in self.window.ids() {
+            if self.enough(needed, id) {
+                self.complete_write(id);
+                any = true;
+            }
+        }
+        self.try_complete_flush();
+        if any {
+            self.serve_waiting();
+        }
+    }
+
+    /// A new view: acknowledgements of those who stayed count; everybody else gets the write again.
+    pub(super) fn reissue_in_flight(&mut self, old: &View) {
+        // Who may have been out and back in between has to acknowledge again.
+        let next = self.view.config.epoch.0 <= old.config.epoch.0 + 1;
+        let view = if next { self.view.written() & old.written() } else { self.view.in_sync & old.in_sync };
+        let me = self.view.bit(self.node);
+        for id in self.window.ids() {
+            let on_disk = self.held.iter().any(|h| h.origin == Origin::Local && h.id == id)
+                || self.disk.ops.iter().any(|op| matches!(&op.purpose, Purpose::Write(w) if w.origin == Origin::Local && w.id == id));
+            let joining = if self.broken(broken!(InFlightNotSentToJoining)) { self.view.joining } else { 0 };
+            if let Some(write) = self.window.get_mut(id) {
+                write.acked = write.acked & view | joining;
+                write.sent = if on_disk { me } else { 0 };
+            }
+            self.send_write(id);
+        }
+    }
+
+    /// A new session: what this peer has not acknowledged is sent again.
+    pub(super) fn resend_to(&mut self, node: NodeId) {
+        if self.adopting.is_some() {
+            return;
+        }
+        let bit = self.view.bit(node);
+        for id in self.window.ids() {
+            if let Some(write) = self.window.get_mut(id) {
+                write.sent &= !bit;
+            }
+            self.send_write(id);
+        }
+        self.resend_flush(node);
+    }
+
+    pub(super) fn on_write_refused(&mut self, from: NodeId, id: WriteId, reason: Refusal) {
+        let last = self.view.in_sync == self.view.bit(from);
+        match reason {
+            Refusal::Disk | Refusal::NoSpace if last => {
+                // Nobody else has it and the last replica never leaves: the request fails.
+                let error = if reason == Refusal::NoSpace { IoError::NoSpace } else { IoError::Io };
+                if let Some(write) = self.window.take(id) {
+                    self.release(write.buf);
+                    if let Some(request) = write.request {
+                        self.complete(request, Err(error));
+                    }
+                    self.serve_waiting();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells peers what is committed, if no other frame did in time.
+    pub(super) fn send_commits(&mut self) {
+        if self.commit_at > self.now {
+            return;
+        }
+        self.commit_at = Time::NEVER;
+        let told = (self.window.floor, self.flush_floor());
+        let late: Vec<NodeId> = (self.peers.iter()).filter(|(n, p)| p.told != told && self.view.bit(**n) & self.view.written() != 0).map(|(n, _)| *n).collect();
+        for node in late {
+            self.send_commit(node);
+        }
+    }
+
+    pub(super) fn send_commit(&mut self, node: NodeId) {
+        let (floor, flush_floor) = (self.window.floor, self.flush_floor());
+        self.send(node, Message::Commit { floor, flush_floor }, None);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.told = (floor, flush_floor);
+        }
+    }
+
+    pub(super) fn on_commit(&mut self, from: NodeId, floor: WriteId, flush_floor: FlushId) {
+        let Some(session) = self.peers.get(&from).and_then(|p| p.session) else { return };
+        self.flush_confirmed(from, session.incarnation, flush_floor);
+        if self.applied.is_empty() {
+            return;
+        }
+        self.applied.commit(from, session.incarnation, floor);
+        self.committed();
+    }
+
+    /// What waited for writes to be committed goes on.
+    pub(super) fn committed(&mut self) {
+        self.serve_peer_reads();
+        self.serve_map_asks();
+        self.serve_waiting();
+    }
+
+    /// This run is not attached any more, and nobody asked it to end: everything in flight fails and is never sent again.
+    pub(super) fn fence(&mut self) {
+        if self.fenced {
+            return;
+        }
+        self.fenced = true;
+        self.fenced_at = Some(self.view.config.epoch);
+        self.out.push(Effect::Event(Event::Fenced { epoch: self.view.config.epoch }));
+        if !self.broken(broken!(ResubmitAfterExpulsion)) {
+            self.fail_all(IoError::Io);
+        }
+        self.out.push(Effect::FailDevice);
+    }
+
+    /// Fails every request that is open.
+    pub(super) fn fail_all(&mut self, error: IoError) {
+        self.drop_held(|w| w.origin == Origin::Local);
+        for id in self.window.ids() {
+            if let Some(write) = self.window.take(id) {
+                self.release(write.buf);
+                if let Some(request) = write.request {
+                    self.complete(request, Err(error));
+                }
+            }
+        }
+        self.fail_reads(error);
+        self.fail_flushes(error);
+        let waiting = core::mem::take(&mut self.waiting);
+        for request in waiting {
+            if !matches!(request.op, Op::Read | Op::Flush) {
+                self.release(Some(request.buf));
+            }
+            self.complete(request.id, Err(error));
+        }
+    }
+
+    /// The volume wants errors rather than waiting without a quorum. Writes stay in flight without their request: they
+    /// may be on some replica, and are made equal when everybody is back.
+    pub(super) fn fail_on_quorum_loss(&mut self) {
+        if self.view.config.settings.on_quorum_loss != crate::config::OnQuorumLoss::Error {
+            return;
+        }
+        for id in self.window.ids() {
+            let request = self.window.get_mut(id).and_then(|w| w.request.take());
+            if let Some(request) = request {
+                self.complete(request, Err(IoError::Io));
+            }
+        }
+        self.fail_reads(IoError::Io);
+        self.fail_flushes(IoError::Io);
+        let waiting = core::mem::take(&mut self.waiting);
+        for request in waiting {
+            if !matches!(request.op, Op::Read | Op::Flush) {
+                self.release(Some(request.buf));
+            }
+            self.complete(request.id, Err(IoError::Io));
+        }
+    }
+
+    /// A disk operation of the last in-sync replica failed: the request behind it fails, the replica stays.
+    pub(super) fn fail_request_of(&mut self, op: DiskOp, full: bool) {
+        let error = if full { IoError::NoSpace } else { IoError::Io };
+        match op.purpose {
+            Purpose::Write(write) => match write.origin {
+                Origin::Local => {
+                    if let Some(in_flight) = self.window.take(write.id) {
+                        self.release(in_flight.buf);
+                        if let Some(request) = in_flight.request {
+                            self.complete(request, Err(error));
+                        }
+                    }
+                    self.start_held_writes();
+                    self.serve_waiting();
+                }
+                Origin::Peer { node, .. } => {
+                    self.release(write.buf);
+                    let reason = if full { Refusal::NoSpace } else { Refusal::Disk };
+                    self.send(node, Message::WriteRefused { id: write.id, reason }, None);
+                    self.start_held_writes();
+                }
+                Origin::Roll { .. } => self.release(write.buf),
+            },
+            Purpose::FrontRead(request) => self.complete(request.id, Err(error)),
+            Purpose::PeerRead { node, id, buf } => {
+                self.release(Some(buf));
+                self.send(node, Message::ReadRefused { id, reason: Refusal::Disk }, None);
+            }
+            Purpose::Flush { node, id } => self.fail_flush_of(node, id),
+            Purpose::PullRead { buf, .. } | Purpose::RollRead { buf, .. } => self.release(Some(buf)),
+            _ => {}
+        }
+    }
+
+    /// Answers the front end.
+    pub(super) fn complete(&mut self, request: RequestId, result: Result<(), IoError>) {
+        if result.is_err() {
+            self.counters.front_errors += 1;
+        }
+        self.out.push(Effect::Complete { request, result });
+    }
+
+    /// The core will not name this buffer again.
+    pub(super) fn release(&mut self, buf: Option<BufId>) {
+        if let Some(buf) = buf {
+            self.out.push(Effect::Release { buf });
+        }
+    }
+
+    /// What a change of view means for this node's attachment.
+    pub(super) fn install_attachment(&mut self, old: &View) {
+        let attached = self.is_attached_here();
+        let was = old.config.attached.get(&self.node).is_some_and(|a| a.incarnation == self.incarnation);
+        if attached && !was {
+            self.fenced = false;
+        }
+        let asked = self.operator.is_detaching();
+        if was && !attached {
+            self.grants.drop_own();
+            if asked {
+                self.fail_all(IoError::Io);
+            } else {
+                self.fence();
+            }
+        }
+    }
+}
+
+/// True if two requests must keep their order: they share a block and one of them writes.
+fn conflict(a: &Request, b: &Request) -> bool {
+    let writes = |r: &Request| !matches!(r.op, Op::Read | Op::Flush);
+    (writes(a) || writes(b)) && a.op != Op::Flush && b.op != Op::Flush && a.range.overlaps(b.range)
+}
