@@ -51,8 +51,11 @@ impl BlockSet {
         }
         if range.len() > CHUNK_BLOCKS * 4 {
             // A large range over a sparse set: walk what is there instead of what is asked.
-            let keys: Vec<u64> =
-                self.chunks.range(range.start / CHUNK_BLOCKS..=(range.end - 1) / CHUNK_BLOCKS).map(|(k, _)| *k).collect();
+            let keys: Vec<u64> = self
+                .chunks
+                .range(range.start / CHUNK_BLOCKS..=(range.end - 1) / CHUNK_BLOCKS)
+                .map(|(k, _)| *k)
+                .collect();
             for key in keys {
                 let whole = BlockRange::new(key * CHUNK_BLOCKS, (key + 1) * CHUNK_BLOCKS);
                 if let Some(part) = whole.intersection(range) {

@@ -125,7 +125,10 @@ mod tests {
 
     #[test]
     fn a_range_touches_every_region_that_holds_one_of_its_blocks() {
-        assert_eq!(regions(BlockRange::new(1023, 1025), 1024).collect::<alloc::vec::Vec<_>>(), [RegionIndex(0), RegionIndex(1)]);
+        assert_eq!(
+            regions(BlockRange::new(1023, 1025), 1024).collect::<alloc::vec::Vec<_>>(),
+            [RegionIndex(0), RegionIndex(1)]
+        );
         assert_eq!(regions(BlockRange::new(0, 1024), 1024).count(), 1);
     }
 }

@@ -10,7 +10,9 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::durable::After;
 use crate::effect::{Effect, Event};
-use crate::ids::{BufId, Epoch, FlushId, GrantNumber, Incarnation, IoId, NodeId, ReadId, Round, SessionId, Time, WriteId};
+use crate::ids::{
+    BufId, Epoch, FlushId, GrantNumber, Incarnation, IoId, NodeId, ReadId, Round, SessionId, Time, WriteId,
+};
 use crate::input::{DiskError, Request};
 use crate::message::{Message, Refusal, Stamp, Uncommitted, WriteKind};
 use crate::meta::MetaUpdate;
@@ -46,25 +48,50 @@ pub(super) struct ApplyWrite {
 pub(super) enum Purpose {
     Write(ApplyWrite),
     /// A piece of a pulled range.
-    Pull { id: ReadId, buf: BufId },
+    Pull {
+        id: ReadId,
+        buf: BufId,
+    },
     /// A read of the front end.
     FrontRead(Request),
     /// A read for a peer: answered over its session.
-    PeerRead { node: NodeId, id: ReadId, buf: BufId },
+    PeerRead {
+        node: NodeId,
+        id: ReadId,
+        buf: BufId,
+    },
     /// A read for a joining replica.
-    PullRead { node: NodeId, round: Round, id: ReadId, buf: BufId },
+    PullRead {
+        node: NodeId,
+        round: Round,
+        id: ReadId,
+        buf: BufId,
+    },
     /// A read of this node's block, to be rolled forward.
-    RollRead { id: ReadId, buf: BufId },
+    RollRead {
+        id: ReadId,
+        buf: BufId,
+    },
     /// A flush that a peer (or this node) issued.
-    Flush { node: NodeId, id: FlushId },
+    Flush {
+        node: NodeId,
+        id: FlushId,
+    },
     /// The flush that ends a resync.
-    JoinFlush { round: Round },
+    JoinFlush {
+        round: Round,
+    },
     /// The flush before leaving.
     LeaveFlush,
     /// Digests that a peer asked for.
-    DigestFor { node: NodeId, id: ReadId },
+    DigestFor {
+        node: NodeId,
+        id: ReadId,
+    },
     /// Own digests of a comparison.
-    OwnDigest { id: ReadId },
+    OwnDigest {
+        id: ReadId,
+    },
 }
 
 /// One operation that the disk has not finished.

@@ -101,7 +101,8 @@ impl Replica {
         if self.proposer.round.as_ref().is_some_and(|r| r.until <= self.now) {
             self.proposer.round = None;
             self.proposer.failures += 1;
-            let spread = self.timing.arbiter_retry / 8 * (u64::from(self.node.0) % 8 + u64::from(self.proposer.failures % 3));
+            let spread =
+                self.timing.arbiter_retry / 8 * (u64::from(self.node.0) % 8 + u64::from(self.proposer.failures % 3));
             self.proposer.retry_at = self.now.after(spread);
         }
     }
@@ -176,7 +177,9 @@ impl Replica {
     }
 
     fn on_promise(&mut self, from: NodeId, ballot: Ballot, voter: VoterId, accepted: Option<(Ballot, Box<Config>)>) {
-        let Some(round) = self.proposer.round.as_mut().filter(|r| r.ballot == ballot && r.value.is_none()) else { return };
+        let Some(round) = self.proposer.round.as_mut().filter(|r| r.ballot == ballot && r.value.is_none()) else {
+            return;
+        };
         round.promises.insert(from, voter);
         let mut more: Vec<NodeId> = Vec::new();
         if let Some((at, config)) = accepted
@@ -211,7 +214,9 @@ impl Replica {
             Planned::Next(config) => {
                 self.proposer.tags += 1;
                 let mut config = config.clone();
-                config.requests.insert(self.node, RequestTag { incarnation: self.incarnation, number: self.proposer.tags });
+                config
+                    .requests
+                    .insert(self.node, RequestTag { incarnation: self.incarnation, number: self.proposer.tags });
                 Box::new(config)
             }
             _ => base,
@@ -219,7 +224,8 @@ impl Replica {
         if !round.sets.contains(&value.voters) {
             round.sets.push(value.voters.clone());
         }
-        round.value = Some((value.clone(), if in_doubt { Planned::Impossible("another change came first") } else { planned }));
+        round.value =
+            Some((value.clone(), if in_doubt { Planned::Impossible("another change came first") } else { planned }));
         let ballot = round.ballot;
         let mut targets: Vec<NodeId> = round.sets.iter().flat_map(|s| s.keys().copied()).collect();
         targets.sort_unstable();

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::config::{Attachment, AttachMode, Config, Joining};
+use crate::config::{AttachMode, Attachment, Config, Joining};
 use crate::ids::{Epoch, Incarnation, NodeId, VoterId};
 
 /// One change that a member wants.

@@ -147,7 +147,8 @@ impl Replica {
     pub(super) fn restart_flush(&mut self) {
         let written = self.view.written();
         let me = self.view.bit(self.node);
-        let on_disk = self.disk.ops.iter().any(|op| matches!(op.purpose, Purpose::Flush { node, .. } if node == self.node));
+        let on_disk =
+            self.disk.ops.iter().any(|op| matches!(op.purpose, Purpose::Flush { node, .. } if node == self.node));
         if let Some(flush) = &mut self.flush {
             flush.acked &= written;
             flush.sent = if on_disk { me } else { 0 };
@@ -163,7 +164,10 @@ impl Replica {
                 self.unconfirmed.since = self.unconfirmed.since.or(Some(self.now));
             }
         }
-        if !self.is_attached_here() && self.flush.as_ref().is_some_and(|f| f.requests.is_empty()) && !self.flushes_in_background() {
+        if !self.is_attached_here()
+            && self.flush.as_ref().is_some_and(|f| f.requests.is_empty())
+            && !self.flushes_in_background()
+        {
             self.flush = None;
         }
         self.send_flush();

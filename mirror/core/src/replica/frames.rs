@@ -47,7 +47,9 @@ impl Replica {
             Input::LinkDown { peer, conn, .. } => self.on_link_down(peer, conn),
             Input::Alive { peer, conn } => self.on_alive(peer, conn),
             Input::Frame { peer, conn, frame, payload } => self.on_frame(peer, conn, frame, payload),
-            Input::ProcessExited { node, incarnation, restarting } => self.on_process_exited(node, incarnation, restarting),
+            Input::ProcessExited { node, incarnation, restarting } => {
+                self.on_process_exited(node, incarnation, restarting)
+            }
             Input::DiskDone { io, result } => self.on_disk_done(io, result),
             Input::DiskDigests { io, result } => self.on_disk_digests(io, result),
             Input::Persisted { token } => self.on_persisted(token),
@@ -67,14 +69,18 @@ impl Replica {
         let stamp = frame.stamp;
         match frame.message {
             Message::Heartbeat { .. } => self.on_heartbeat(node, conn, stamp, &frame.message),
-            Message::HeartbeatAnswer { sent_at, permits, .. } => self.on_heartbeat_answer(node, conn, stamp, sent_at, permits),
+            Message::HeartbeatAnswer { sent_at, permits, .. } => {
+                self.on_heartbeat_answer(node, conn, stamp, sent_at, permits)
+            }
             Message::Hello { .. } => self.on_hello(node, conn, frame.message),
             Message::ExitReport { node: whose, incarnation, restarting } if whose == node => {
                 self.on_process_exited(whose, incarnation, restarting);
             }
             Message::ExitReport { .. } => {}
             Message::Prepare { .. } | Message::Accept { .. } => self.on_ballot(node, frame.message),
-            Message::Promise { .. } | Message::Accepted { .. } | Message::NoVote { .. } => self.on_vote(node, frame.message),
+            Message::Promise { .. } | Message::Accepted { .. } | Message::NoVote { .. } => {
+                self.on_vote(node, frame.message)
+            }
             Message::VoterAdmit { voter, config } => self.on_voter_admit(node, voter, &config),
             Message::VoterAdmitted { voter } => self.on_voter_admitted(node, voter),
             _ => return self.on_frame_of_session(node, conn, frame, payload),
@@ -203,7 +209,10 @@ impl Replica {
 
     /// What a session that is gone leaves behind here.
     pub(super) fn session_lost(&mut self, node: NodeId) {
-        self.drop_held(|w| matches!(w.origin, Origin::Peer { node: n, .. } if n == node) || matches!(w.origin, Origin::Roll { asked_by: Some(n), .. } if n == node));
+        self.drop_held(|w| {
+            matches!(w.origin, Origin::Peer { node: n, .. } if n == node)
+                || matches!(w.origin, Origin::Roll { asked_by: Some(n), .. } if n == node)
+        });
         self.reads.from_peers.retain(|r| r.node != node);
         self.retry_remote_reads(Some(node));
         self.source_forget(node);

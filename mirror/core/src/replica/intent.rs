@@ -115,7 +115,12 @@ impl Replica {
         map.compare.union(&compare);
         let chunks: BTreeSet<u64> = copy.chunks().chain(compare.chunks()).map(|(n, _)| n).collect();
         for chunk in chunks {
-            updates.push(MetaUpdate::DirtyChunk { peer, chunk, copy: map.copy.chunk(chunk), compare: map.compare.chunk(chunk) });
+            updates.push(MetaUpdate::DirtyChunk {
+                peer,
+                chunk,
+                copy: map.copy.chunk(chunk),
+                compare: map.compare.chunk(chunk),
+            });
         }
     }
 

@@ -104,7 +104,9 @@ impl Replica {
     /// A new view is installed: whoever joins begins a new round with nothing touched.
     pub(super) fn restart_join(&mut self) {
         let before = self.join.take();
-        if !self.view.config.is_joining(self.node, self.incarnation) || self.view.joining & self.view.bit(self.node) == 0 {
+        if !self.view.config.is_joining(self.node, self.incarnation)
+            || self.view.joining & self.view.bit(self.node) == 0
+        {
             if before.is_some() && self.view.is_in_sync(self.node, self.incarnation) {
                 self.out.push(Effect::Event(Event::ResyncFinished { copied: self.counters.resync_copied_bytes }));
             }
@@ -248,7 +250,12 @@ impl Replica {
             if from == 0 {
                 updates.push(MetaUpdate::DirtyBegin { peer, since });
             }
-            updates.extend(chunks.iter().map(|(n, copy, compare)| MetaUpdate::DirtyChunk { peer, chunk: *n, copy: *copy, compare: *compare }));
+            updates.extend(chunks.iter().map(|(n, copy, compare)| MetaUpdate::DirtyChunk {
+                peer,
+                chunk: *n,
+                copy: *copy,
+                compare: *compare,
+            }));
         } else {
             updates.push(MetaUpdate::DirtyEnd(peer));
         }
@@ -271,7 +278,10 @@ impl Replica {
             }
             join.total_blocks = join.todo_copy.count() + join.todo_compare.count();
             let source = join.source;
-            self.out.push(Effect::Event(Event::ResyncStarted { source, bytes: join.total_blocks * crate::range::BLOCK_BYTES }));
+            self.out.push(Effect::Event(Event::ResyncStarted {
+                source,
+                bytes: join.total_blocks * crate::range::BLOCK_BYTES,
+            }));
         }
         self.persist(updates, None);
         if begins { self.submit_pulls() } else { self.ask_map() }
@@ -335,7 +345,14 @@ impl Replica {
         self.out.push(Effect::DiskRead { io, range, buf });
     }
 
-    pub(super) fn on_pull_read(&mut self, op: &super::apply::DiskOp, node: NodeId, round: Round, id: ReadId, buf: BufId) {
+    pub(super) fn on_pull_read(
+        &mut self,
+        op: &super::apply::DiskOp,
+        node: NodeId,
+        round: Round,
+        id: ReadId,
+        buf: BufId,
+    ) {
         self.send(node, Message::Pulled { round, id, range: op.range }, Some(buf));
         self.release(Some(buf));
     }
@@ -390,7 +407,8 @@ impl Replica {
 
     /// Ends a pull whose pieces are all written.
     fn finish_pull(&mut self, id: ReadId, buf: BufId) {
-        let pending = self.disk.ops.iter().any(|op| matches!(op.purpose, Purpose::Pull { id: i, buf: b } if i == id && b == buf));
+        let pending =
+            self.disk.ops.iter().any(|op| matches!(op.purpose, Purpose::Pull { id: i, buf: b } if i == id && b == buf));
         if pending {
             return;
         }
@@ -429,7 +447,9 @@ impl Replica {
     fn end_pulling(&mut self) {
         let busy = self.now.since(self.busy_at) < self.timing.retry;
         let starved = self.broken(broken!(SecondSwapStarves)) && busy;
-        let Some(join) = self.join.as_mut().filter(|j| j.phase == Phase::Pulling && j.flushing.is_none()) else { return };
+        let Some(join) = self.join.as_mut().filter(|j| j.phase == Phase::Pulling && j.flushing.is_none()) else {
+            return;
+        };
         let done = join.pulls.is_empty() && join.todo_copy.is_empty() && join.todo_compare.is_empty();
         if !(done && !starved || join.settled.len() >= CHECKPOINT_RANGES) {
             return;
@@ -529,7 +549,9 @@ impl Replica {
     /// Bytes done and to do, for people.
     pub(super) fn resync_progress(&self) -> Option<crate::status::ResyncProgress> {
         let join = self.join.as_ref()?;
-        let left = join.todo_copy.count() + join.todo_compare.count() + join.pulls.values().map(|p| p.range.len()).sum::<u64>();
+        let left = join.todo_copy.count()
+            + join.todo_compare.count()
+            + join.pulls.values().map(|p| p.range.len()).sum::<u64>();
         let bytes = crate::range::BLOCK_BYTES;
         let total = join.total_blocks.max(left);
         Some(crate::status::ResyncProgress { bytes_done: (total - left) * bytes, bytes_total: total * bytes })

@@ -78,7 +78,8 @@ impl Replica {
         match self.leaving.phase {
             Phase::Asking => {
                 let last = self.view.in_sync == self.view.bit(self.node);
-                let in_doubt = self.is_proposing() || self.adopting.is_some() || self.known.epoch > self.view.config.epoch;
+                let in_doubt =
+                    self.is_proposing() || self.adopting.is_some() || self.known.epoch > self.view.config.epoch;
                 if in_doubt {
                     return;
                 }
@@ -89,13 +90,16 @@ impl Replica {
                 }
                 if self.leaving.asked_at.after(self.timing.retry) <= self.now {
                     self.leaving.asked_at = self.now;
-                    let members: Vec<NodeId> = self.view.nodes(self.view.written()).filter(|n| *n != self.node).collect();
+                    let members: Vec<NodeId> =
+                        self.view.nodes(self.view.written()).filter(|n| *n != self.node).collect();
                     for node in members {
                         self.send(node, Message::LeaveAsk, None);
                     }
                 }
                 if self.now.since(self.leaving.since) >= patience {
-                    self.leave_ended(Err(CommandError::Forbidden { reason: "no in-sync member promised to stay".into() }));
+                    self.leave_ended(Err(CommandError::Forbidden {
+                        reason: "no in-sync member promised to stay".into(),
+                    }));
                 }
             }
             Phase::Goodbye if self.now.since(self.leaving.since) >= patience => self.leave_ended(Ok(Reply::Done)),

@@ -104,7 +104,8 @@ impl Replica {
     fn on_resize(&mut self, command: CommandId, blocks: u64) {
         let now = self.view.config.size_blocks;
         if blocks < now {
-            let reason = format!("size: {blocks} blocks of 4096 bytes is less than the present {now}; a volume can only grow");
+            let reason =
+                format!("size: {blocks} blocks of 4096 bytes is less than the present {now}; a volume can only grow");
             return self.answer(command, Err(CommandError::Invalid { reason }));
         }
         if self.operator.is_busy() {
@@ -124,7 +125,9 @@ impl Replica {
             return (in_sync || through_peer).then_some(Change::Attach { node, attachment });
         }
         if self.operator.detach.is_some() {
-            let quiet = self.window.is_empty() && self.waiting.is_empty() && self.flush.as_ref().is_none_or(|f| f.requests.is_empty());
+            let quiet = self.window.is_empty()
+                && self.waiting.is_empty()
+                && self.flush.as_ref().is_none_or(|f| f.requests.is_empty());
             return quiet.then_some(Change::Detach { node, incarnation: self.incarnation });
         }
         let (_, blocks) = self.operator.resize?;
@@ -187,7 +190,8 @@ impl Replica {
             && pending.until <= self.now
         {
             self.operator.attach = None;
-            let writer = self.known.writer().filter(|(n, _)| *n != self.node && attachment.mode == AttachMode::ReadWrite);
+            let writer =
+                self.known.writer().filter(|(n, _)| *n != self.node && attachment.mode == AttachMode::ReadWrite);
             let error = match writer {
                 Some((holder, _)) => CommandError::AttachedElsewhere { holder },
                 None if no_quorum => CommandError::NoQuorum,
@@ -253,7 +257,8 @@ impl Replica {
             return self.answer(command, Err(CommandError::Forbidden { reason }));
         };
         let ballot = self.meta.voter.as_ref().map(|v| v.promised).unwrap_or_default();
-        let voter = VoterState { id: VoterId(0), promised: ballot, accepted: Some((Ballot::default(), config.clone())) };
+        let voter =
+            VoterState { id: VoterId(0), promised: ballot, accepted: Some((Ballot::default(), config.clone())) };
         let marked: BTreeSet<_> = core::mem::take(&mut self.marks);
         let mut updates = Vec::from([
             MetaUpdate::DirtyBegin { peer: self.node, since: Epoch(0) },

@@ -180,7 +180,13 @@ impl Replica {
                 generation: self.known.generation.id,
             };
             self.counters.sent_heartbeats += 1;
-            self.out.push(Effect::Send { peer: node, conn: link.conn, frame: Frame { stamp, message }, payload: None, urgent });
+            self.out.push(Effect::Send {
+                peer: node,
+                conn: link.conn,
+                frame: Frame { stamp, message },
+                payload: None,
+                urgent,
+            });
         }
     }
 
@@ -200,7 +206,9 @@ impl Replica {
             Some(_) => None,
             None if works(&peer.links[0]) => Some(Net::Dedicated),
             None if works(&peer.links[1]) => Some(Net::Ordinary),
-            None => peer.links.iter().position(Option::is_some).map(|i| if i == 0 { Net::Dedicated } else { Net::Ordinary }),
+            None => {
+                peer.links.iter().position(Option::is_some).map(|i| if i == 0 { Net::Dedicated } else { Net::Ordinary })
+            }
         };
         // A frame is lost only with its connection; a proposal is repeated because the peer may have ignored it.
         let pending = peer.proposed.is_some_and(|(_, _, at)| now.since(at) < timing.switch_network);
@@ -232,7 +240,9 @@ impl Replica {
         let Message::Hello { incarnation, session, answer, config, left, .. } = hello else { return };
         let now = self.now;
         let peer = self.peers.get_mut(&node).expect("a link is up");
-        let Some(net) = [Net::Dedicated, Net::Ordinary].into_iter().find(|n| peer.links[*n as usize].is_some_and(|l| l.conn == conn))
+        let Some(net) = [Net::Dedicated, Net::Ordinary]
+            .into_iter()
+            .find(|n| peer.links[*n as usize].is_some_and(|l| l.conn == conn))
         else {
             return;
         };
@@ -281,8 +291,11 @@ impl Replica {
 
     /// A run that is newer than the one listed proves that the listed one has ended: it held the state's lock.
     fn note_new_incarnation(&mut self, node: NodeId, incarnation: Incarnation) {
-        let listed: Vec<Incarnation> =
-            [&self.view.config, &self.known].iter().filter_map(|c| c.incarnation_of(node)).filter(|i| *i < incarnation).collect();
+        let listed: Vec<Incarnation> = [&self.view.config, &self.known]
+            .iter()
+            .filter_map(|c| c.incarnation_of(node))
+            .filter(|i| *i < incarnation)
+            .collect();
         for old in listed {
             self.exited.insert((node, old));
         }
@@ -343,7 +356,14 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_heartbeat_answer(&mut self, node: NodeId, conn: ConnId, stamp: Stamp, sent_at: u64, permits: bool) {
+    pub(super) fn on_heartbeat_answer(
+        &mut self,
+        node: NodeId,
+        conn: ConnId,
+        stamp: Stamp,
+        sent_at: u64,
+        permits: bool,
+    ) {
         let same_view = stamp.epoch == self.view.config.epoch && stamp.left == self.view.left_bits;
         let now = self.now;
         let peer = self.peers.get_mut(&node).expect("a link is up");

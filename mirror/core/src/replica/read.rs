@@ -187,7 +187,8 @@ impl Replica {
         let reads = core::mem::take(&mut self.reads.from_peers);
         for read in reads {
             let PeerRead { node, id, range } = read;
-            let hopeless = self.disk.failed.is_some() || !self.view.is_in_sync(self.node, self.incarnation) || self.leaving.marked;
+            let hopeless =
+                self.disk.failed.is_some() || !self.view.is_in_sync(self.node, self.incarnation) || self.leaving.marked;
             if hopeless {
                 let reason = if self.disk.failed.is_some() { Refusal::Disk } else { Refusal::NotReplica };
                 self.send(node, Message::ReadRefused { id, reason }, None);

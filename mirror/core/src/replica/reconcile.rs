@@ -89,7 +89,8 @@ impl Replica {
         if self.view.granting_node() != Some(self.node) {
             return;
         }
-        let suspects = if alone { VecDeque::new() } else { suspects.ranges().flat_map(|r| r.pieces(COMPARE_BLOCKS)).collect() };
+        let suspects =
+            if alone { VecDeque::new() } else { suspects.ranges().flat_map(|r| r.pieces(COMPARE_BLOCKS)).collect() };
         let winners = self.winners(&mut all);
         self.reconcile = Some(Reconcile { winners, suspects, step: None, blocks: 0 });
         self.next_reconcile_step();
@@ -120,7 +121,8 @@ impl Replica {
             if written.is_subset(&holders) {
                 continue;
             }
-            let holder = if holders.contains(&self.node) { self.node } else { *holders.iter().next().expect("reported") };
+            let holder =
+                if holders.contains(&self.node) { self.node } else { *holders.iter().next().expect("reported") };
             match winners.back_mut() {
                 Some(w) if w.range.end == block && (w.grant, w.id, w.holder) == (grant, id, holder) => w.range.end += 1,
                 _ => winners.push_back(Winner { range: BlockRange::new(block, block + 1), grant, id, holder }),
@@ -207,7 +209,15 @@ impl Replica {
         }
     }
 
-    pub(super) fn roll_here(&mut self, asked_by: Option<NodeId>, step: ReadId, range: BlockRange, grant: GrantNumber, id: WriteId, buf: BufId) {
+    pub(super) fn roll_here(
+        &mut self,
+        asked_by: Option<NodeId>,
+        step: ReadId,
+        range: BlockRange,
+        grant: GrantNumber,
+        id: WriteId,
+        buf: BufId,
+    ) {
         let (writer, incarnation) = GONE;
         self.apply_write(ApplyWrite {
             origin: Origin::Roll { asked_by, step },
@@ -223,11 +233,21 @@ impl Replica {
     }
 
     /// The granting node makes a range here what the newest write made it.
-    pub(super) fn on_roll_forward(&mut self, from: NodeId, id: ReadId, range: BlockRange, grant: GrantNumber, write: WriteId, payload: Option<BufId>) {
+    pub(super) fn on_roll_forward(
+        &mut self,
+        from: NodeId,
+        id: ReadId,
+        range: BlockRange,
+        grant: GrantNumber,
+        write: WriteId,
+        payload: Option<BufId>,
+    ) {
         let allowed = self.view.granting_node() == Some(from) || self.verify_repairs_from(from);
         let fits = !range.is_empty() && range.end <= self.view.config.size_blocks;
         match payload {
-            Some(buf) if allowed && fits && self.can_hold_data() && self.view.is_written(self.node, self.incarnation) => {
+            Some(buf)
+                if allowed && fits && self.can_hold_data() && self.view.is_written(self.node, self.incarnation) =>
+            {
                 self.roll_here(Some(from), id, range, grant, write, buf);
             }
             _ => self.release(payload),
@@ -238,7 +258,9 @@ impl Replica {
         if self.verify_roll_ack(from, id) {
             return;
         }
-        let Some(Step::Roll { id: at, waits_for }) = self.reconcile.as_mut().and_then(|r| r.step.as_mut()) else { return };
+        let Some(Step::Roll { id: at, waits_for }) = self.reconcile.as_mut().and_then(|r| r.step.as_mut()) else {
+            return;
+        };
         if *at != id {
             return;
         }
@@ -261,7 +283,8 @@ impl Replica {
     /// Digests of one member came (or this node's own).
     pub(super) fn on_reconcile_digests(&mut self, from: NodeId, id: ReadId, digests: Vec<Digest>) -> bool {
         let me = self.node;
-        let Some(Step::Compare { id: at, range, digests: all, waits_for }) = self.reconcile.as_mut().and_then(|r| r.step.as_mut())
+        let Some(Step::Compare { id: at, range, digests: all, waits_for }) =
+            self.reconcile.as_mut().and_then(|r| r.step.as_mut())
         else {
             return false;
         };
@@ -287,7 +310,12 @@ impl Replica {
             reconcile.step = None;
             for (block, _) in differing {
                 let range = BlockRange::new(block, block + 1);
-                reconcile.winners.push_back(Winner { range, grant: GrantNumber::default(), id: WriteId(0), holder: me });
+                reconcile.winners.push_back(Winner {
+                    range,
+                    grant: GrantNumber::default(),
+                    id: WriteId(0),
+                    holder: me,
+                });
             }
         }
         self.next_reconcile_step();

@@ -17,7 +17,11 @@ impl Replica {
     pub(super) fn steer(&mut self) {
         self.note_suspects();
         self.check_round();
-        if self.is_proposing() || self.adopting.is_some() || self.proposer.retry_at > self.now || self.leaving.is_asking() {
+        if self.is_proposing()
+            || self.adopting.is_some()
+            || self.proposer.retry_at > self.now
+            || self.leaving.is_asking()
+        {
             return;
         }
         if let Some(change) = self.wanted_change() {
@@ -63,7 +67,8 @@ impl Replica {
             }
             let since = before.get(&(node, incarnation)).copied();
             if since.is_none() {
-                let reason = if self.exited.contains(&(node, incarnation)) { "its process has ended" } else { "silent" };
+                let reason =
+                    if self.exited.contains(&(node, incarnation)) { "its process has ended" } else { "silent" };
                 self.out.push(Effect::Event(Event::Suspected { node, reason }));
             }
             self.suspects.insert((node, incarnation), since.unwrap_or(now));
@@ -119,11 +124,16 @@ impl Replica {
             .map(|(n, i)| (*n, *i))
             .filter(|(n, i)| *n != node && !self.marks.contains(&(*n, *i)))
             .collect();
-        let same_run = |n: NodeId, i: Incarnation| self.peers.get(&n).and_then(|p| p.session).is_some_and(|s| s.incarnation == i);
+        let same_run =
+            |n: NodeId, i: Incarnation| self.peers.get(&n).and_then(|p| p.session).is_some_and(|s| s.incarnation == i);
         if others.iter().any(|(n, i)| same_run(*n, *i)) {
             let attached = self.known.attached.get(&node).is_some_and(|a| a.incarnation == from && a.recoverable);
             let held_cache = self.meta.boot == self.boot || self.broken(broken!(HoldsAfterReboot));
-            return (attached && held_cache && self.meta.incarnation == from).then_some(Change::Reincarnate { node, from, to });
+            return (attached && held_cache && self.meta.incarnation == from).then_some(Change::Reincarnate {
+                node,
+                from,
+                to,
+            });
         }
         let alone = Change::StartAlone { node, from, to };
         if others.is_empty() {
@@ -161,7 +171,8 @@ impl Replica {
             return (config.voters.len() > 1 && node != self.node).then_some(Change::RemoveVoter { node });
         }
         let wanted = config.tie_breaker.iter().chain(&config.replicas);
-        let node = wanted.copied().find(|n| !config.voters.contains_key(n) && (*n == self.node || self.has_session(*n)))?;
+        let node =
+            wanted.copied().find(|n| !config.voters.contains_key(n) && (*n == self.node || self.has_session(*n)))?;
         if let Some((asked, voter, at)) = self.admitting
             && asked == node
         {
@@ -231,7 +242,9 @@ impl Replica {
     /// A round ended: whoever waits for it hears how.
     pub(super) fn change_ended(&mut self, change: &Change, outcome: Outcome) {
         match change {
-            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } => self.operator_change_ended(change, &outcome),
+            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } => {
+                self.operator_change_ended(change, &outcome)
+            }
             Change::AddVoter { .. } => self.admitting = None,
             _ => {}
         }

@@ -41,7 +41,9 @@ impl Replica {
         let refused = if self.verify.is_some() {
             Some(CommandError::Forbidden { reason: "a verify is under way".into() })
         } else if !self.view.is_in_sync(self.node, self.incarnation) {
-            Some(CommandError::Forbidden { reason: "this node's replica is not in sync: ask a node whose replica is".into() })
+            Some(CommandError::Forbidden {
+                reason: "this node's replica is not in sync: ask a node whose replica is".into(),
+            })
         } else if let Some(source) = repair_from
             && self.view.in_sync & self.view.bit(source) == 0
         {
@@ -88,7 +90,9 @@ impl Replica {
     pub(super) fn advance_verify(&mut self) {
         let ready = self.reports_in && self.reconciled && self.adopting.is_none();
         let size = self.view.config.size_blocks;
-        let Some(verify) = self.verify.as_mut().filter(|v| ready && v.asked.is_none() && v.repairing.is_none()) else { return };
+        let Some(verify) = self.verify.as_mut().filter(|v| ready && v.asked.is_none() && v.repairing.is_none()) else {
+            return;
+        };
         if verify.retry_at > self.now {
             return;
         }
@@ -105,7 +109,10 @@ impl Replica {
         let range = BlockRange::new(verify.cursor, (verify.cursor + PIECE_BLOCKS).min(size));
         if self.writes_pass_here() {
             self.blocked.insert(range);
-            if self.window.overlaps(range) || self.disk.overlapping_write(range).is_some() || self.applied.overlaps(range) {
+            if self.window.overlaps(range)
+                || self.disk.overlapping_write(range).is_some()
+                || self.applied.overlaps(range)
+            {
                 // Looked at again with the next input: what is in flight ends by itself.
                 self.attention_at = self.attention_at.min(self.now.after(crate::timing::MS));
                 return;
@@ -130,7 +137,9 @@ impl Replica {
     pub(super) fn on_verify_digests(&mut self, from: NodeId, id: ReadId, digests: &[Digest]) -> bool {
         let me = self.node;
         let now = self.now;
-        let Some(verify) = self.verify.as_mut().filter(|v| v.asked.is_some_and(|(at, _)| at == id)) else { return false };
+        let Some(verify) = self.verify.as_mut().filter(|v| v.asked.is_some_and(|(at, _)| at == id)) else {
+            return false;
+        };
         let Some((_, range)) = verify.asked else { return false };
         verify.digests.insert(from, digests.to_vec());
         verify.waits_for.remove(&from);
@@ -191,7 +200,11 @@ impl Replica {
         let me = self.node;
         let here = targets.contains(&me);
         for node in targets.into_iter().filter(|n| *n != me) {
-            self.send(node, Message::RollForward { id, range, grant: GrantNumber::default(), write: WriteId(0) }, Some(buf));
+            self.send(
+                node,
+                Message::RollForward { id, range, grant: GrantNumber::default(), write: WriteId(0) },
+                Some(buf),
+            );
         }
         if here {
             self.roll_here(None, id, range, GrantNumber::default(), WriteId(0), buf);
@@ -210,7 +223,12 @@ impl Replica {
             verify.repairing = None;
             verify.repaired += 1;
             if verify.repairs.is_empty() {
-                self.end_piece(range.pieces(PIECE_BLOCKS).next().map_or(range, |_| BlockRange::new(range.start / PIECE_BLOCKS * PIECE_BLOCKS, (range.start / PIECE_BLOCKS + 1) * PIECE_BLOCKS)));
+                self.end_piece(range.pieces(PIECE_BLOCKS).next().map_or(range, |_| {
+                    BlockRange::new(
+                        range.start / PIECE_BLOCKS * PIECE_BLOCKS,
+                        (range.start / PIECE_BLOCKS + 1) * PIECE_BLOCKS,
+                    )
+                }));
             }
             self.advance_verify();
         }
@@ -225,7 +243,10 @@ impl Replica {
         if gone {
             let command = verify.command;
             self.verify = None;
-            return self.answer(command, Err(CommandError::Forbidden { reason: "this node's replica left the configuration".into() }));
+            return self.answer(
+                command,
+                Err(CommandError::Forbidden { reason: "this node's replica left the configuration".into() }),
+            );
         }
         verify.asked = None;
         verify.repairing = None;

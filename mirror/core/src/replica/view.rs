@@ -166,8 +166,8 @@ impl Replica {
     }
 
     fn begin_adoption(&mut self) {
-        let overridden = self.marks.iter().any(|(n, i)| lists(&self.known, *n, *i))
-            && !self.broken(broken!(LeftMarkOverridden));
+        let overridden =
+            self.marks.iter().any(|(n, i)| lists(&self.known, *n, *i)) && !self.broken(broken!(LeftMarkOverridden));
         let config = if self.known.epoch > self.view.config.epoch && !overridden {
             self.known.clone()
         } else {
@@ -277,11 +277,12 @@ impl Replica {
                 uncommitted.push(*entry);
             }
         }
-        let suspect = if self.view.is_in_sync(self.node, self.incarnation) && !self.broken(broken!(RestartWithoutReconcile)) {
-            self.suspect.ranges().collect()
-        } else {
-            Vec::new()
-        };
+        let suspect =
+            if self.view.is_in_sync(self.node, self.incarnation) && !self.broken(broken!(RestartWithoutReconcile)) {
+                self.suspect.ranges().collect()
+            } else {
+                Vec::new()
+            };
         Report { uncommitted, suspect, grant: self.grants.highest() }
     }
 

@@ -91,7 +91,9 @@ impl Replica {
         let writes = !matches!(request.op, Op::Read | Op::Flush);
         let refused = if self.fenced || !self.is_attached_here() {
             Some(IoError::Io)
-        } else if request.op != Op::Flush && (request.range.is_empty() || request.range.end > self.view.config.size_blocks) {
+        } else if request.op != Op::Flush
+            && (request.range.is_empty() || request.range.end > self.view.config.size_blocks)
+        {
             Some(IoError::OutOfRange)
         } else if writes && !self.is_writer() {
             Some(IoError::ReadOnly)
@@ -104,7 +106,8 @@ impl Replica {
             }
             return self.complete(request.id, Err(error));
         }
-        if !self.waiting.is_empty() && self.waiting.iter().any(|w| conflict(w, &request)) || !self.try_request(request) {
+        if !self.waiting.is_empty() && self.waiting.iter().any(|w| conflict(w, &request)) || !self.try_request(request)
+        {
             self.waiting.push_back(request);
         }
     }
@@ -296,7 +299,11 @@ impl Replica {
         let me = self.view.bit(self.node);
         for id in self.window.ids() {
             let on_disk = self.held.iter().any(|h| h.origin == Origin::Local && h.id == id)
-                || self.disk.ops.iter().any(|op| matches!(&op.purpose, Purpose::Write(w) if w.origin == Origin::Local && w.id == id));
+                || self
+                    .disk
+                    .ops
+                    .iter()
+                    .any(|op| matches!(&op.purpose, Purpose::Write(w) if w.origin == Origin::Local && w.id == id));
             let joining = if self.broken(broken!(InFlightNotSentToJoining)) { self.view.joining } else { 0 };
             if let Some(write) = self.window.get_mut(id) {
                 write.acked = write.acked & view | joining;
@@ -346,7 +353,10 @@ impl Replica {
         }
         self.commit_at = Time::NEVER;
         let told = (self.window.floor, self.flush_floor());
-        let late: Vec<NodeId> = (self.peers.iter()).filter(|(n, p)| p.told != told && self.view.bit(**n) & self.view.written() != 0).map(|(n, _)| *n).collect();
+        let late: Vec<NodeId> = (self.peers.iter())
+            .filter(|(n, p)| p.told != told && self.view.bit(**n) & self.view.written() != 0)
+            .map(|(n, _)| *n)
+            .collect();
         for node in late {
             self.send_commit(node);
         }

@@ -55,6 +55,7 @@ fn refusal() -> impl Strategy<Value = Refusal> {
         Just(Refusal::OutOfRange),
         Just(Refusal::Disk),
         Just(Refusal::NoReadPermission),
+        Just(Refusal::NoSpace),
     ]
 }
 

@@ -218,6 +218,7 @@ fn take_refusal(r: &mut Reader<'_>) -> Result<Refusal, DecodeValue> {
         5 => Refusal::OutOfRange,
         6 => Refusal::Disk,
         7 => Refusal::NoReadPermission,
+        8 => Refusal::NoSpace,
         tag => return Err(DecodeValue::UnknownTag { what: "refusal", tag }),
     })
 }

@@ -197,5 +197,6 @@ fn refusal(reason: Refusal) -> u8 {
         Refusal::OutOfRange => 5,
         Refusal::Disk => 6,
         Refusal::NoReadPermission => 7,
+        Refusal::NoSpace => 8,
     }
 }
