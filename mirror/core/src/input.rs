@@ -163,7 +163,7 @@ pub enum Input {
         /// Its name from now on. Replaces an older connection over the same network.
         conn: ConnId,
     },
-    /// A connection is gone.
+    /// A connection is gone; or, with a number that was never up and `reset`, a peer refused a new one.
     LinkDown {
         /// The peer.
         peer: NodeId,

@@ -44,7 +44,7 @@ impl Replica {
             Input::Tick => {}
             Input::Request(request) => self.on_request(request),
             Input::LinkUp { peer, net, conn } => self.on_link_up(peer, net, conn),
-            Input::LinkDown { peer, conn, .. } => self.on_link_down(peer, conn),
+            Input::LinkDown { peer, conn, reset } => self.on_link_down(peer, conn, reset),
             Input::Alive { peer, conn } => self.on_alive(peer, conn),
             Input::Frame { peer, conn, frame, payload } => self.on_frame(peer, conn, frame, payload),
             Input::ProcessExited { node, incarnation, restarting } => {

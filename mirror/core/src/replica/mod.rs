@@ -75,6 +75,21 @@ pub struct Setup {
     pub broken: Option<crate::broken::Broken>,
 }
 
+impl Setup {
+    /// A start that leaves no rule out.
+    #[must_use]
+    pub fn new(incarnation: Incarnation, boot: BootId, meta: Meta, timing: Timing) -> Setup {
+        Setup {
+            incarnation,
+            boot,
+            meta,
+            timing,
+            #[cfg(feature = "broken")]
+            broken: None,
+        }
+    }
+}
+
 /// One volume on one node.
 pub struct Replica {
     // identity
@@ -293,6 +308,18 @@ impl Replica {
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// The configuration that is installed here.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.view.config
+    }
+
+    /// Incarnations of the installed configuration that left as planned.
+    #[must_use]
+    pub fn left(&self) -> &BTreeSet<(NodeId, Incarnation)> {
+        &self.view.left
     }
 
     fn start(&mut self) {

@@ -64,6 +64,8 @@ pub(super) struct Peer {
     pub diverged: Option<Box<Config>>,
     /// The last epoch it is known to have.
     pub suspected: bool,
+    /// No connection is left and a new one was refused: nobody listens there any more.
+    pub refused: bool,
     /// Voter memory it said it has not.
     pub no_memory: bool,
 }
@@ -83,11 +85,16 @@ impl Replica {
         }
         let peer = self.peers.entry(node).or_default();
         peer.links[net as usize] = Some(Link { conn, up_at: now, answered_at: now });
+        peer.refused = false;
         self.heartbeat_at = now;
     }
 
-    pub(super) fn on_link_down(&mut self, node: NodeId, conn: ConnId) {
+    pub(super) fn on_link_down(&mut self, node: NodeId, conn: ConnId, reset: bool) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
+        let current = peer.links.iter().flatten().any(|l| l.conn == conn);
+        if reset && !current && peer.links.iter().all(Option::is_none) {
+            peer.refused = true;
+        }
         for link in &mut peer.links {
             if link.is_some_and(|l| l.conn == conn) {
                 *link = None;
@@ -386,7 +393,7 @@ impl Replica {
         }
         let Some(peer) = self.peers.get(&node) else { return self.now.since(self.started_at) >= self.timing.suspect };
         let heard = peer.heard_at.max(self.started_at);
-        self.now.since(heard) >= self.timing.suspect || peer.suspected
+        self.now.since(heard) >= self.timing.suspect || peer.suspected || peer.refused && peer.heard_at > Time(0)
     }
 
     pub(super) fn on_process_exited(&mut self, node: NodeId, incarnation: Incarnation, restarting: bool) {

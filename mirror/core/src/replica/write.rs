@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::apply::{ApplyWrite, DiskOp, Origin, Purpose};
 use super::view::{Slots, View};
-use crate::config::Ack;
+use crate::config::{Ack, Config};
 use crate::effect::{Effect, Event};
 use crate::ids::{BufId, FlushId, GrantNumber, NodeId, RequestId, Time, WriteId};
 use crate::input::{IoError, Op, Request};
@@ -89,6 +89,10 @@ impl Replica {
             _ => self.counters.front_writes += 1,
         }
         let writes = !matches!(request.op, Op::Read | Op::Flush);
+        if self.is_recovering() {
+            // The front end outlived the engine: its requests wait until it is decided whether they may be issued again.
+            return self.waiting.push_back(request);
+        }
         let refused = if self.fenced || !self.is_attached_here() {
             Some(IoError::Io)
         } else if request.op != Op::Flush
@@ -110,6 +114,14 @@ impl Replica {
         {
             self.waiting.push_back(request);
         }
+    }
+
+    /// True if an earlier run of this node is listed with a front end that survives restarts.
+    pub(super) fn is_recovering(&self) -> bool {
+        let recovers = |c: &Config| {
+            c.attached.get(&self.node).is_some_and(|a| a.recoverable && a.incarnation == self.meta.incarnation)
+        };
+        self.meta.incarnation != self.incarnation && !self.fenced && recovers(&self.view.config)
     }
 
     /// True if this run is listed as attached.
@@ -503,6 +515,10 @@ impl Replica {
             self.fenced = false;
         }
         let asked = self.operator.is_detaching();
+        let earlier = old.config.attached.get(&self.node).is_some_and(|a| a.recoverable);
+        if earlier && !was && !attached && !self.waiting.is_empty() {
+            return self.fence();
+        }
         if was && !attached {
             self.grants.drop_own();
             if asked {
