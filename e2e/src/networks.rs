@@ -182,7 +182,7 @@ fn cluster_file(psk: &str, nodes: &[String], state: &Path) -> String {
         // The dedicated network is named as a network: each node finds its own address in it.
         text.push_str(&format!(
             "\n[[nodes]]\nid = {number}\nname = \"{node}\"\naddress = \"{ordinary}.{number}\"\n\
-             dedicated = \"{dedicated}.{number}\"\nport = {PORT}\n"
+             dedicated = \"{dedicated}.0/24\"\nport = {PORT}\n"
         ));
     }
     let state = state.display();

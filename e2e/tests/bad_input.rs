@@ -1,0 +1,154 @@
+//! Wrong input, forbidden states and strangers, as a user and the network meet them.
+
+use anyhow::{Context, Result, ensure};
+use lockstep_e2e::cleanup::Cleanup;
+use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, Target};
+use lockstep_e2e::playground::{Fault, Playground, Refusal, refusal};
+use lockstep_e2e::random::Random;
+use lockstep_e2e::wait;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+const WRONG_INPUT: i32 = 2;
+const STATE_FORBIDS: i32 = 3;
+const NOT_REACHABLE: i32 = 4;
+const BOUND: Duration = Duration::from_secs(20);
+
+struct Ground {
+    playground: Playground,
+    home: tempfile::TempDir,
+}
+
+fn ground() -> Result<Ground> {
+    let home = tempfile::Builder::new().prefix("lockstep-input-").tempdir()?;
+    let playground = Playground::start(&home.path().join("playground"), 3, &Cleanup::new())?;
+    Ok(Ground { playground, home })
+}
+
+impl Ground {
+    /// Runs a command at `a` that has to be refused with this exit code.
+    fn refused(&self, exit_code: i32, arguments: &[&str]) -> Result<Refusal> {
+        let shown = arguments.join(" ");
+        let error = self.playground.at("a", arguments).err().with_context(|| format!("not refused: {shown}"))?;
+        let found = refusal(&error).with_context(|| format!("{shown}: refused without JSON: {error:#}"))?;
+        ensure!(found.exit_code == Some(exit_code), "{shown}: wanted exit code {exit_code}, got {found}");
+        Ok(found.clone())
+    }
+
+    fn names(&self, node: &str) -> Result<Vec<String>> {
+        let list = self.playground.at(node, &["volume", "list"])?;
+        let names = list.as_array().context("a list")?.iter().filter_map(|it| it["volume"].as_str().map(str::to_owned));
+        Ok(names.collect())
+    }
+}
+
+#[test]
+fn wrong_sizes_and_names_are_named_and_nothing_is_created() -> Result<()> {
+    let ground = ground()?;
+    let create = |name: &'static str, size: &'static str| ["volume", "create", name, "--size", size, "--replicas", "2"];
+    for size in ["0", "4097", "9EiB"] {
+        let found = ground.refused(WRONG_INPUT, &create("v", size))?;
+        ensure!(found.field.as_deref().is_some_and(|field| field.contains("size")), "{size}: {found:?}");
+    }
+    let long = "x".repeat(64);
+    for name in ["a/b", "", ".", long.as_str()] {
+        ground.refused(WRONG_INPUT, &["volume", "create", name, "--size", "64MiB", "--replicas", "2"])?;
+    }
+    ground.refused(WRONG_INPUT, &["volume", "create", "v", "--size", "64MiB", "--on", "a,nobody"])?;
+    for node in ground.playground.nodes() {
+        ensure!(ground.names(node)?.is_empty(), "{node} has {:?}", ground.names(node)?);
+    }
+    for words in [&["volume", "status", "none"][..], &["volume", "attach", "none"], &["volume", "delete", "none"]] {
+        ground.refused(WRONG_INPUT, words)?;
+    }
+    let error = ground.playground.at("nobody", &["volume", "list"]).err().context("an unknown node answered")?;
+    ensure!(refusal(&error).is_some_and(|found| found.exit_code == Some(WRONG_INPUT)), "{error:#}");
+    ground.playground.destroy()
+}
+
+#[test]
+fn only_one_node_writes_and_the_other_is_told_which() -> Result<()> {
+    let ground = ground()?;
+    let playground = &ground.playground;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b"])?;
+    playground.attach("b", "v", &["--front-end", "nbd-socket"])?;
+    let found = ground.refused(STATE_FORBIDS, &["volume", "attach", "v"])?;
+    ensure!(found.holder.as_deref() == Some("b"), "{found:?}");
+    ground.refused(STATE_FORBIDS, &["volume", "create", "v", "--size", "128MiB", "--replicas", "2"])?;
+    // What is not there cannot answer.
+    playground.disturb("a", Fault::Stop, true)?;
+    ground.refused(NOT_REACHABLE, &["volume", "status", "v"])?;
+    playground.restart("a", true)?;
+    playground.detach("b", "v")?;
+    ground.playground.destroy()
+}
+
+#[test]
+fn pool_with_foreign_files_is_refused_and_untouched() -> Result<()> {
+    let ground = ground()?;
+    let foreign = ground.home.path().join("foreign");
+    fs::create_dir(&foreign)?;
+    fs::write(foreign.join("letter.txt"), "dear reader")?;
+    ground.playground.set_pool("b", &foreign)?;
+    let words = ["volume", "create", "v", "--size", "64MiB", "--replicas", "2", "--on", "a,b"];
+    let found = ground.refused(STATE_FORBIDS, &words)?;
+    ensure!(found.message.contains("letter.txt"), "does not say what it found: {found}");
+    let left: Vec<_> = fs::read_dir(&foreign)?.map(|entry| entry.map(|it| it.file_name())).collect::<Result<_, _>>()?;
+    ensure!(left == ["letter.txt"], "something was written: {left:?}");
+    ground.playground.destroy()
+}
+
+/// Where the engine of a node listens for its peers.
+fn mirror_address(playground: &Playground, node: &str) -> Result<(String, u16)> {
+    let text = fs::read_to_string(playground.node_dir(node).join("cluster.toml"))?;
+    let cluster: toml::Table = text.parse()?;
+    let nodes = cluster.get("nodes").and_then(toml::Value::as_array).context("nodes")?;
+    let named = |it: &&toml::Value| it.get("name").and_then(toml::Value::as_str) == Some(node);
+    let found = nodes.iter().find(named).context("the node")?;
+    let address = found.get("address").and_then(toml::Value::as_str).context("address")?.to_owned();
+    let port = found.get("port").and_then(toml::Value::as_integer).context("port")?;
+    Ok((address, u16::try_from(port)?))
+}
+
+#[test]
+fn strangers_are_disconnected_and_the_volume_goes_on() -> Result<()> {
+    let ground = ground()?;
+    let playground = &ground.playground;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b"])?;
+    playground.wait_whole(&["a".to_owned(), "b".to_owned()], "v")?;
+    let attachment = playground.attach("a", "v", &["--front-end", "nbd-socket"])?;
+    let connection = Target::of(&attachment)?.open()?;
+    let incarnation = |node: &str| playground.status(node, "v").map(|status| status.this_node.incarnation);
+    let (before_a, before_b) = (incarnation("a")?, incarnation("b")?);
+    let mut random = Random::new(5);
+    for attempt in 0..40u64 {
+        for node in ["a", "b"] {
+            let (address, port) = mirror_address(playground, node)?;
+            let mut stranger = TcpStream::connect((address.as_str(), port)).context("connect as a stranger")?;
+            stranger.set_read_timeout(Some(BOUND))?;
+            let mut bytes: Vec<u8> =
+                (0..random.below(4000)).map(|_| u8::try_from(random.below(256)).unwrap_or(0)).collect();
+            if attempt % 4 == 0 {
+                // A length that claims everything there is.
+                bytes = [[0xff; 64].as_slice(), &bytes].concat();
+            }
+            // The engine may close while this side still writes.
+            let _ = stranger.write_all(&bytes);
+            let _ = stranger.shutdown(std::net::Shutdown::Write);
+            let mut answer = Vec::new();
+            let _ = stranger.read_to_end(&mut answer);
+        }
+        connection.write(attempt * BLOCK_BYTES as u64, AlignedBuffer::new(BLOCK_BYTES).bytes())?;
+    }
+    ensure!((incarnation("a")?, incarnation("b")?) == (before_a, before_b), "an engine was restarted");
+    ensure!(playground.status("a", "v")?.is_whole(), "a replica left");
+    playground.detach("a", "v")?;
+    wait::until_true("detached", BOUND, || Ok(playground.status("a", "v")?.writers.is_empty()))?;
+    playground.at("a", &["volume", "delete", "v"])?;
+    for node in playground.nodes() {
+        ensure!(ground.names(node)?.is_empty(), "{node} still has {:?}", ground.names(node)?);
+    }
+    ground.playground.destroy()
+}
