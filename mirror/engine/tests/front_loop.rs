@@ -2,6 +2,8 @@
 //!
 //! Needs root, `/dev/fuse` and loop devices; where these are missing the tests say so and pass.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking")]
+
 #[path = "../examples/front_null/backend.rs"]
 #[allow(dead_code)]
 mod backend;

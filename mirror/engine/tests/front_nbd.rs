@@ -1,6 +1,8 @@
 //! The NBD server on a real socket, with memory behind it: a small client of our own, and qemu's and libnbd's where they
 //! are installed.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking")]
+
 #[path = "../examples/front_null/backend.rs"]
 #[allow(dead_code)]
 mod backend;

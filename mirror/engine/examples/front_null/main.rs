@@ -7,6 +7,7 @@
 //!
 //! Prints the device or the socket, and ends when its standard input is closed.
 
+#[expect(dead_code, reason = "the tests use more of it")]
 mod backend;
 
 use std::io::{self, Read};
