@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command as Program;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use backend::{Backend, Command, Store};
 use lockstep_engine::front::{FrontEnd, FrontFailure, NbdAddress, NbdConfig, NbdFrontEnd};
@@ -261,6 +262,20 @@ fn nonsense_and_vanished_clients_end_only_themselves() {
     for _ in 0..40 {
         assert_eq!(server.connect().call(0, READ, 0, 4096, &[]).unwrap(), [3; 4096]);
     }
+    server.end();
+}
+
+#[test]
+fn silent_client_is_let_go() {
+    let server = Server::start("silent", |config| config.negotiation_timeout = Duration::from_millis(20));
+    let mut silent = UnixStream::connect(server.dir.join("socket")).unwrap();
+    let mut said = Vec::new();
+    silent.read_to_end(&mut said).unwrap();
+    assert_eq!(said.len(), 18);
+    // Who has negotiated may be silent for as long as he likes: his connection outlives a silent one made after it.
+    let mut patient = server.connect();
+    UnixStream::connect(server.dir.join("socket")).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    patient.call(0, FLUSH, 0, 0, &[]).unwrap();
     server.end();
 }
 

@@ -89,8 +89,14 @@ impl MountPoint {
         }
     }
 
+    /// Takes the mount out of sight, whoever still uses it. The last step of a forced end, after [`Self::abort`] and the
+    /// loop device: what is still open then can no longer be found by its path.
+    pub fn hide(&self) {
+        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+    }
+
     /// Fails every request, present and future, without waiting for a server. The mount stays in sight while a loop
-    /// device holds the file: give that up next, then [`Self::unmount`].
+    /// device holds the file: give that up next, then [`Self::unmount`] or [`Self::hide`].
     pub fn abort(&self) {
         if let Some(number) = self.connection {
             // Present only where fusectl is mounted; the forced unmount below aborts as well.

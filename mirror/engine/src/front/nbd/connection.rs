@@ -98,7 +98,7 @@ impl Connection {
 
     /// The next receive entry, unless one is under way or bytes are not wanted now.
     pub(super) fn next_receive(&mut self, shared: &mut Shared) -> Option<squeue::Entry> {
-        if self.receiving.is_some() || self.stalled || self.closing || self.broken {
+        if self.receiving.is_some() || self.stalled || self.closing || self.broken || self.outbox.len() >= OUTBOX_MAX {
             return None;
         }
         let fd = types::Fd(self.socket.as_raw_fd());

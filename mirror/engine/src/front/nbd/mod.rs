@@ -20,6 +20,7 @@ mod tests;
 mod transmission;
 
 use std::io;
+use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 
@@ -34,8 +35,6 @@ pub use socket::NbdAddress;
 
 /// Clients at a time. Each costs a buffer of 64 KiB.
 const CONNECTIONS_MAX: usize = 16;
-/// A client that has connected and says nothing is let go.
-static NEGOTIATION_TIMEOUT: types::Timespec = types::Timespec::new().sec(10);
 /// Failures to accept in a row (no descriptors left, for instance), after which nobody new is let in.
 const ACCEPT_ERRORS_MAX: u32 = 64;
 
@@ -64,10 +63,12 @@ pub struct NbdConfig {
     pub in_flight_max: u16,
     /// Memory for the data of requests in flight, in bytes; in whole MiB.
     pub memory_bytes: usize,
+    /// A client that has connected and says nothing for so long is let go.
+    pub negotiation_timeout: Duration,
 }
 
 impl NbdConfig {
-    /// Defaults: 256 requests and 32 MiB in flight.
+    /// Defaults: 256 requests and 32 MiB in flight; ten seconds to say something.
     #[must_use]
     pub fn new(address: NbdAddress, export: String, size_bytes: u64) -> NbdConfig {
         NbdConfig {
@@ -78,6 +79,7 @@ impl NbdConfig {
             multi_conn: false,
             in_flight_max: 256,
             memory_bytes: 32 << 20,
+            negotiation_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -110,6 +112,8 @@ pub struct NbdFrontEnd {
     accept_errors: u32,
     cancelling: bool,
     stopping: bool,
+    /// Read by the kernel when a timeout is submitted.
+    negotiation_timeout: Box<types::Timespec>,
     /// Timeouts and wake-ups that are still to complete.
     ignored: usize,
     pending: Vec<squeue::Entry>,
@@ -140,6 +144,7 @@ impl NbdFrontEnd {
             accept_errors: 0,
             cancelling: false,
             stopping: false,
+            negotiation_timeout: Box::new(config.negotiation_timeout.into()),
             ignored: 0,
             pending: Vec::new(),
         })
@@ -173,7 +178,7 @@ impl NbdFrontEnd {
         if let Some(receive) = connection.next_receive(&mut self.shared) {
             let receive = receive.user_data(self.base.user_data(TOKEN_RECEIVE | token));
             if connection.is_negotiating() {
-                let timeout = opcode::LinkTimeout::new(&raw const NEGOTIATION_TIMEOUT).build();
+                let timeout = opcode::LinkTimeout::new(&raw const *self.negotiation_timeout).build();
                 self.pending.push(receive.flags(squeue::Flags::IO_LINK));
                 self.push_ignored(timeout);
             } else {

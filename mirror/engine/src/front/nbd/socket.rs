@@ -68,8 +68,9 @@ pub(super) fn adopt_accepted(result: i32) -> OwnedFd {
     assert!(result >= 0, "an accepted descriptor is not negative");
     // SAFETY: the kernel has just made this descriptor for us, and the completion is looked at once.
     let socket = unsafe { OwnedFd::from_raw_fd(result) };
-    // A unix socket has no Nagle to switch off.
+    // A unix socket has no Nagle to switch off, and its peer cannot vanish unnoticed.
     let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
+    let _ = setsockopt(&socket, sockopt::KeepAlive, &true);
     socket
 }
 
