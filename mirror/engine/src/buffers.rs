@@ -5,7 +5,6 @@
 //! steady state nothing is allocated: slabs grow to the load's peak and are kept, except that the pages of large buffers
 //! are given back beyond a budget.
 
-use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
@@ -20,8 +19,6 @@ const SLAB_BYTES: usize = 4 << 20;
 const LARGE_CLASS: usize = 2;
 /// Bytes of large free buffers that stay resident for the next request.
 const RESIDENT_BYTES: usize = 16 << 20;
-/// Bytes that a loop's slabs hand out at most: sixteen times what a link may hold, and far from what a node has.
-const HANDED_OUT_BYTES_MAX: usize = 512 << 20;
 
 /// A buffer of a loop. The same number is the core's [`BufId`] for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -70,17 +67,10 @@ struct Entry {
     home: Home,
     references: u32,
     generation: u32,
-}
-
-/// No buffer can be had: the loop holds as much as it may, or the kernel has no memory.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TakeBuffer {
-    /// The bound on what is handed out.
-    #[error("{0} bytes of buffers are in use, the most that a loop may hold")]
-    Full(usize),
-    /// mmap failed.
-    #[error("cannot map memory")]
-    Map(#[source] io::Error),
+    /// Account that is charged with its length: what came in for one volume.
+    account: Option<u32>,
+    /// CRC32C of the whole content, once somebody asked for it.
+    crc: Option<u32>,
 }
 
 /// All buffers of one loop.
@@ -92,6 +82,8 @@ pub(crate) struct Buffers {
     slabs: Vec<NonNull<u8>>,
     handed_out: usize,
     resident_large: usize,
+    accounts: Vec<usize>,
+    freed_fronts: Vec<FrontSlot>,
 }
 
 #[derive(Debug)]
@@ -102,29 +94,52 @@ struct FreeMemory {
 
 impl Buffers {
     /// Room for `len` bytes, with one reference.
-    pub(crate) fn take(&mut self, len: usize) -> Result<Buffer, TakeBuffer> {
-        if self.handed_out + len > HANDED_OUT_BYTES_MAX {
-            return Err(TakeBuffer::Full(self.handed_out));
-        }
+    ///
+    /// What is handed out is bounded by who asks: front ends by their own memory, links by their account, the core by its
+    /// windows. Memory that cannot be mapped ends the process, as that of any allocation does.
+    pub(crate) fn take(&mut self, len: usize) -> Buffer {
         let Some(class) = CLASS_BYTES.iter().position(|bytes| *bytes >= len) else {
             let bytes = len.next_multiple_of(CLASS_BYTES[0]);
-            let memory = map(bytes).map_err(TakeBuffer::Map)?;
             self.handed_out += bytes;
-            return Ok(self.enter(memory, len, Home::Mapping(bytes)));
+            return self.enter(map(bytes), len, Home::Mapping(bytes));
         };
         if self.free_memory[class].is_empty() {
-            self.grow(class).map_err(TakeBuffer::Map)?;
+            self.grow(class);
         }
         let free = self.free_memory[class].pop().expect("a class that has just grown has a free buffer");
         if free.resident && class >= LARGE_CLASS {
             self.resident_large -= CLASS_BYTES[class];
         }
         self.handed_out += CLASS_BYTES[class];
-        Ok(self.enter(free.memory, len, Home::Slab(class)))
+        self.enter(free.memory, len, Home::Slab(class))
     }
 
-    /// Names `len` bytes of a front end's memory, with one reference. The front end keeps them until [`Buffers::release`]
-    /// gives the slot back.
+    /// The same, charged to an account until it is freed.
+    pub(crate) fn take_charged(&mut self, len: usize, account: u32) -> Buffer {
+        let buffer = self.take(len);
+        self.entry_mut(buffer).account = Some(account);
+        let index = account as usize;
+        if self.accounts.len() <= index {
+            self.accounts.resize(index + 1, 0);
+        }
+        self.accounts[index] += len;
+        buffer
+    }
+
+    /// The same as [`Buffers::take`], all zero.
+    pub(crate) fn take_zeroed(&mut self, len: usize) -> Buffer {
+        let buffer = self.take(len);
+        self.bytes_mut(buffer).fill(0);
+        buffer
+    }
+
+    /// Bytes charged to an account now.
+    pub(crate) fn charged_bytes(&self, account: u32) -> usize {
+        self.accounts.get(account as usize).copied().unwrap_or(0)
+    }
+
+    /// Names `len` bytes of a front end's memory, with one reference. The front end keeps them until
+    /// [`Buffers::take_freed_front`] gives the slot back.
     pub(crate) fn adopt(&mut self, memory: NonNull<u8>, len: usize, slot: FrontSlot) -> Buffer {
         self.enter(memory, len, Home::Front(slot))
     }
@@ -134,18 +149,22 @@ impl Buffers {
         self.entry_mut(buffer).references += 1;
     }
 
-    /// One reference less. The last one frees it, and tells the front end's slot if it was a front end's memory.
-    pub(crate) fn release(&mut self, buffer: Buffer) -> Option<FrontSlot> {
+    /// One reference less. The last one frees it.
+    pub(crate) fn release(&mut self, buffer: Buffer) {
         let entry = self.entry_mut(buffer);
         entry.references -= 1;
         if entry.references > 0 {
-            return None;
+            return;
         }
-        let (memory, home) = (entry.memory, std::mem::replace(&mut entry.home, Home::Free));
+        let (memory, home, len) = (entry.memory, std::mem::replace(&mut entry.home, Home::Free), entry.len);
+        let account = entry.account.take();
         entry.generation = (entry.generation + 1) & 0x7fff_ffff;
         self.free_entries.push(buffer.slot);
+        if let Some(account) = account {
+            self.accounts[account as usize] -= len;
+        }
         match home {
-            Home::Front(slot) => return Some(slot),
+            Home::Front(slot) => self.freed_fronts.push(slot),
             Home::Slab(class) => {
                 self.handed_out -= CLASS_BYTES[class];
                 let resident = self.keep_resident(class, memory);
@@ -157,7 +176,29 @@ impl Buffers {
             }
             Home::Free => unreachable!("a free buffer has no references"),
         }
-        None
+    }
+
+    /// A front end's request whose memory nobody uses any more. Call until `None`.
+    pub(crate) fn take_freed_front(&mut self) -> Option<FrontSlot> {
+        self.freed_fronts.pop()
+    }
+
+    /// CRC32C of the whole content; computed at the first call. The content must not change any more.
+    pub(crate) fn crc(&mut self, buffer: Buffer) -> u32 {
+        if let Some(crc) = self.entry(buffer).crc {
+            return crc;
+        }
+        let crc = lockstep_format::crc32c(self.bytes(buffer));
+        self.entry_mut(buffer).crc = Some(crc);
+        crc
+    }
+
+    /// Address of `offset..offset + len`, for an operation of the ring.
+    pub(crate) fn address(&self, buffer: Buffer, offset: usize, len: usize) -> *mut u8 {
+        let entry = self.entry(buffer);
+        assert!(offset.checked_add(len).is_some_and(|end| end <= entry.len), "an operation reaches beyond its buffer");
+        // SAFETY: the offset was just checked to lie inside the memory.
+        unsafe { entry.memory.as_ptr().add(offset) }
     }
 
     /// Address and length, for an operation of the ring. Whoever submits it holds a reference until it completed.
@@ -199,10 +240,11 @@ impl Buffers {
         if let Some(slot) = self.free_entries.pop() {
             let entry = &mut self.entries[slot as usize];
             (entry.memory, entry.len, entry.home, entry.references) = (memory, len, home, 1);
+            entry.crc = None;
             return Buffer { slot, generation: entry.generation };
         }
         let slot = u32::try_from(self.entries.len()).expect("fewer buffers than 2^32 fit the bound on their bytes");
-        self.entries.push(Entry { memory, len, home, references: 1, generation: 0 });
+        self.entries.push(Entry { memory, len, home, references: 1, generation: 0, account: None, crc: None });
         Buffer { slot, generation: 0 }
     }
 
@@ -233,8 +275,8 @@ impl Buffers {
         false
     }
 
-    fn grow(&mut self, class: usize) -> io::Result<()> {
-        let slab = map(SLAB_BYTES)?;
+    fn grow(&mut self, class: usize) {
+        let slab = map(SLAB_BYTES);
         self.slabs.push(slab);
         // The first ones are handed out first: a light load touches few pages.
         for index in (0..SLAB_BYTES / CLASS_BYTES[class]).rev() {
@@ -242,7 +284,6 @@ impl Buffers {
             let memory = unsafe { slab.add(index * CLASS_BYTES[class]) };
             self.free_memory[class].push(FreeMemory { memory, resident: false });
         }
-        Ok(())
     }
 }
 
@@ -260,12 +301,12 @@ impl Drop for Buffers {
     }
 }
 
-fn map(bytes: usize) -> io::Result<NonNull<u8>> {
+fn map(bytes: usize) -> NonNull<u8> {
     let len = NonZeroUsize::new(bytes).expect("buffers are not empty");
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
-    let memory = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags)? };
-    Ok(memory.cast())
+    let memory = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) };
+    memory.expect("mapping fails only when the address space or the number of mappings is used up").cast()
 }
 
 fn unmap(memory: NonNull<u8>, bytes: usize) {
@@ -275,20 +316,20 @@ fn unmap(memory: NonNull<u8>, bytes: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Buffer, Buffers, CLASS_BYTES, FrontSlot, HANDED_OUT_BYTES_MAX, TakeBuffer};
+    use super::{Buffer, Buffers, CLASS_BYTES, FrontSlot};
     use std::ptr::NonNull;
 
     #[test]
     fn the_last_reference_gives_the_memory_back() {
         let mut buffers = Buffers::default();
-        let first = buffers.take(4096).unwrap();
+        let first = buffers.take(4096);
         let address = buffers.memory(first).0;
         buffers.hold(first);
-        assert_eq!(buffers.release(first), None);
+        buffers.release(first);
         assert_eq!(buffers.handed_out_bytes(), 4096);
         buffers.release(first);
         assert_eq!(buffers.handed_out_bytes(), 0);
-        let second = buffers.take(100).unwrap();
+        let second = buffers.take(100);
         assert_eq!((buffers.memory(second).0, buffers.memory(second).1), (address, 100));
         assert_ne!(second.id(), first.id());
     }
@@ -297,14 +338,14 @@ mod tests {
     fn every_size_is_aligned_and_writable() {
         let mut buffers = Buffers::default();
         let lens: Vec<usize> = CLASS_BYTES.iter().flat_map(|bytes| [bytes - 1, *bytes, bytes + 1]).collect();
-        let taken: Vec<Buffer> = lens.iter().map(|len| buffers.take(*len).unwrap()).collect();
+        let taken: Vec<Buffer> = lens.iter().map(|len| buffers.take(*len)).collect();
         for (buffer, len) in taken.iter().zip(&lens) {
             assert_eq!(buffers.memory(*buffer).0 as usize % 4096, 0);
             buffers.bytes_mut(*buffer).fill(0x5a);
             assert_eq!(buffers.bytes(*buffer).len(), *len);
         }
         assert!(taken.iter().all(|buffer| Buffer::from_id(buffer.id()) == Some(*buffer)));
-        taken.into_iter().for_each(|buffer| assert_eq!(buffers.release(buffer), None));
+        taken.into_iter().for_each(|buffer| buffers.release(buffer));
         assert_eq!(buffers.handed_out_bytes(), 0);
     }
 
@@ -314,18 +355,32 @@ mod tests {
         let mut memory = [1u8; 8];
         let slot = FrontSlot { front: 3, tag: 9 };
         let foreign = buffers.adopt(NonNull::from(&mut memory).cast(), 8, slot);
-        let target = buffers.take(8).unwrap();
+        let target = buffers.take(8);
         buffers.copy(target, foreign);
         assert_eq!(buffers.bytes(target), [1; 8]);
-        assert_eq!(buffers.release(foreign), Some(slot));
+        assert_eq!(buffers.take_freed_front(), None);
+        buffers.release(foreign);
+        assert_eq!(buffers.take_freed_front(), Some(slot));
     }
 
     #[test]
-    fn what_is_handed_out_is_bounded() {
+    fn an_account_is_charged_until_the_buffer_is_freed() {
         let mut buffers = Buffers::default();
-        let all: Vec<Buffer> = (0..HANDED_OUT_BYTES_MAX >> 20).map(|_| buffers.take(1 << 20).unwrap()).collect();
-        assert!(matches!(buffers.take(1), Err(TakeBuffer::Full(_))));
-        all.into_iter().for_each(|buffer| assert_eq!(buffers.release(buffer), None));
-        assert!(buffers.take(1).is_ok());
+        let (a, b) = (buffers.take_charged(4096, 2), buffers.take_charged(100, 2));
+        assert_eq!((buffers.charged_bytes(2), buffers.charged_bytes(1)), (4196, 0));
+        buffers.release(a);
+        buffers.release(b);
+        assert_eq!(buffers.charged_bytes(2), 0);
+    }
+
+    #[test]
+    fn a_checksum_belongs_to_one_use_of_the_memory() {
+        let mut buffers = Buffers::default();
+        let first = buffers.take_zeroed(4096);
+        let of_zeroes = buffers.crc(first);
+        buffers.release(first);
+        let second = buffers.take(4096);
+        buffers.bytes_mut(second).fill(1);
+        assert_ne!(buffers.crc(second), of_zeroes);
     }
 }

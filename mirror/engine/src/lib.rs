@@ -7,5 +7,33 @@
 pub mod front;
 
 mod buffers;
+mod clock;
+mod disk;
+mod engine;
+mod event_loop;
+mod exit_report;
+mod front_ends;
+mod greeting;
+mod link;
+mod meta_store;
+mod metrics;
+mod pending;
 mod ring;
+mod shared;
+mod slots;
+mod socket;
+mod storage;
 mod token;
+mod volume;
+
+pub use engine::{
+    CreateVolume, DeleteVolume, Engine, EngineConfig, FindVolume, StartEngine, VolumeEntry, VolumeState,
+    last_incarnation,
+};
+pub use exit_report::{ExitReport, SendReport, report_exit};
+pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, StartFrontEnd, StopFrontEnd};
+pub use lockstep_core as core;
+pub use pending::Pending;
+pub use shared::{Identity, NodeAddress};
+pub use storage::{CreateReplica, OpenReplica};
+pub use volume::{EventRecord, FrontStatus, LinkStatus, RequestResult, VolumeStatus};

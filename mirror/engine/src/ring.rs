@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use io_uring::{IoUring, cqueue, squeue, types};
+use io_uring::{IoUring, Submitter, cqueue, squeue, types};
 
 /// Entries of the submission queue. A full queue is submitted early; nothing is lost.
 const SUBMISSIONS: u32 = 512;
@@ -27,6 +27,11 @@ pub(crate) struct Cqe {
 }
 
 impl Cqe {
+    /// True if the socket had more to read when the receive ended.
+    pub(crate) fn sock_nonempty(&self) -> bool {
+        cqueue::sock_nonempty(self.flags)
+    }
+
     /// True if the same entry will complete again.
     pub(crate) fn has_more(&self) -> bool {
         cqueue::more(self.flags)
@@ -57,7 +62,7 @@ pub(crate) struct Ring {
 impl Ring {
     /// A new ring for the calling thread.
     pub(crate) fn new() -> io::Result<Ring> {
-        let mut inner = build()?;
+        let inner = build()?;
         inner.submitter().register_files_sparse(FIXED_FILES)?;
         // Spares the look-up of the ring's own descriptor in each enter. Kernels before 5.18 have no such table.
         let _ = inner.submitter().register_ring_fd();
@@ -114,13 +119,41 @@ impl Ring {
             None => self.inner.submit_and_wait(1),
         };
         match done {
-            Ok(_) => Ok(()),
-            // Time is up; a signal; completions wait to be drained first.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
-                Ok(())
-            }
-            Err(error) => Err(error),
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
         }
+    }
+
+    /// Submits everything queued without waiting.
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
+        self.enters += 1;
+        // With deferred task work only an `enter` that asks for completions works them off.
+        let flags = sys_enter::GETEVENTS;
+        let queued = u32::try_from(self.inner.submission().len()).expect("the queue is short");
+        // SAFETY: no argument is passed by address.
+        let done = unsafe { self.inner.submitter().enter::<()>(queued, 0, flags, None) };
+        match done {
+            Err(error) if !is_passing(&error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends everything that is under way and can be ended; waits for it, but not for ever.
+    pub(crate) fn cancel_all(&self) -> io::Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let done = self
+            .inner
+            .submitter()
+            .register_sync_cancel(Some(types::Timespec::from(PATIENCE)), types::CancelBuilder::any());
+        match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// For registrations: files, buffers.
+    pub(crate) fn submitter(&self) -> Submitter<'_> {
+        self.inner.submitter()
     }
 
     /// Moves all completions that have arrived to `out`.
@@ -138,6 +171,16 @@ impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
         self.inner.as_raw_fd()
     }
+}
+
+/// Time is up; a signal; completions wait to be drained first; the kernel is short of memory for the moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
+}
+
+/// Flags of `io_uring_enter(2)` that the crate keeps to itself.
+mod sys_enter {
+    pub(super) const GETEVENTS: u32 = 1;
 }
 
 fn build() -> io::Result<IoUring<squeue::Entry128, cqueue::Entry>> {
