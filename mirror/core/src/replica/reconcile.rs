@@ -19,6 +19,9 @@ use crate::range::BlockRange;
 /// Blocks compared in one step.
 const COMPARE_BLOCKS: u64 = 256;
 
+/// Blocks rolled forward in one step: a discard may be as long as the volume, and a step holds its content in memory.
+const ROLL_BLOCKS: u64 = 256;
+
 /// Round number of a fetch that reconcile asks for.
 pub(super) const RECONCILE_ROUND: Round = Round(0);
 
@@ -124,7 +127,13 @@ impl Replica {
             let holder =
                 if holders.contains(&self.node) { self.node } else { *holders.iter().next().expect("reported") };
             match winners.back_mut() {
-                Some(w) if w.range.end == block && (w.grant, w.id, w.holder) == (grant, id, holder) => w.range.end += 1,
+                Some(w)
+                    if w.range.end == block
+                        && w.range.len() < ROLL_BLOCKS
+                        && (w.grant, w.id, w.holder) == (grant, id, holder) =>
+                {
+                    w.range.end += 1;
+                }
                 _ => winners.push_back(Winner { range: BlockRange::new(block, block + 1), grant, id, holder }),
             }
         }
