@@ -5,6 +5,7 @@
 //! file system) shares no code with them.
 
 pub mod bank;
+pub mod bench;
 pub mod cleanup;
 pub mod command;
 pub mod demo;
