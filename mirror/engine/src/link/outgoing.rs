@@ -162,11 +162,12 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// Nothing but `first` (the end of a greeting) to send.
     pub(super) fn new(first: &[u8]) -> Outgoing {
-        let mut data = Batch::default();
+        // Ahead of everything, signs of life too.
+        let mut greeting = Batch::default();
         if !first.is_empty() {
-            data.heads.extend_from_slice(first);
-            data.parts.push(Part::Heads { start: 0, end: first.len() });
-            data.bytes = first.len();
+            greeting.heads.extend_from_slice(first);
+            greeting.parts.push(Part::Heads { start: 0, end: first.len() });
+            greeting.bytes = first.len();
         }
         let message = libc::msghdr {
             msg_name: std::ptr::null_mut(),
@@ -179,9 +180,9 @@ impl Outgoing {
         };
         Outgoing {
             urgent: Batch::default(),
-            data,
+            data: Batch::default(),
             sending: Batch::default(),
-            sending_urgent: Batch::default(),
+            sending_urgent: greeting,
             is_urgent: false,
             iovecs: Vec::new(),
             message: Box::new(message),
