@@ -137,3 +137,23 @@ fn core_is_without_the_standard_library_and_without_unsafe() {
     assert!(source.contains("no_std"), "lockstep-core must be no_std: that is what keeps I/O and clocks out");
     assert!(source.contains("#![forbid(unsafe_code)]"), "lockstep-core must forbid unsafe code");
 }
+
+#[test]
+fn only_the_simulator_asks_for_the_broken_variants() {
+    let metadata = metadata();
+    let asking: BTreeSet<String> = metadata
+        .workspace_packages()
+        .iter()
+        .filter(|package| {
+            package
+                .dependencies
+                .iter()
+                .any(|it| it.name == "lockstep-core" && it.features.iter().any(|it| it == "broken"))
+        })
+        .map(|package| package.name.to_string())
+        .collect();
+    assert_eq!(asking, BTreeSet::from(["lockstep-sim".to_owned()]), "the programs must not contain them");
+    let core =
+        metadata.workspace_packages().into_iter().find(|it| it.name == "lockstep-core").expect("there is a core");
+    assert!(!core.features.get("default").is_some_and(|it| it.iter().any(|it| it == "broken")), "nor by default");
+}
