@@ -89,13 +89,14 @@ impl RequestBuffers {
         self.provided
     }
 
-    /// Hands free buffers to the kernel, as many as the memory budget allows (at least one, if any is free: a request
-    /// can always come in, and those before it will end).
+    /// Hands free buffers to the kernel, as many as the memory budget allows if each were filled to its end. With none,
+    /// requests wait in the kernel until the engine has answered some of those it has.
     pub(crate) fn provide(&mut self) {
         let before = self.tail;
         while self.provided < self.provided_max {
             let promised = (self.provided + 1) * self.payload_bytes + self.in_use_bytes;
-            if promised > self.budget_bytes && self.provided > 0 {
+            // The budget holds at least one maximal request, or none would ever come in.
+            if promised > self.budget_bytes.max(self.payload_bytes) {
                 break;
             }
             let Some(id) = self.free.pop() else { break };

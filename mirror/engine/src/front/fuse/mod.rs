@@ -64,13 +64,13 @@ pub struct FuseConfig {
     pub in_flight_max: u16,
     /// Largest read or write; a power of two, at most 1 MiB (the kernel's limit).
     pub max_io_bytes: u32,
-    /// Resident memory kept for data.
+    /// Memory for the data of requests in flight, in bytes.
     pub memory_budget_bytes: usize,
 }
 
 impl FuseConfig {
     /// Defaults: a queue as deep as the loop driver's; 1 MiB requests (256 KiB over io_uring, where each entry has its own
-    /// payload memory); 40 MiB, which leaves a third of the engine's 64 MiB to everything else.
+    /// payload memory); 24 MiB for data, of the 64 MiB that an engine with one attached volume should need.
     #[must_use]
     pub fn new(mount_dir: PathBuf, size_bytes: u64, transport: FuseTransport) -> FuseConfig {
         let max_io_bytes = match transport {
@@ -84,7 +84,7 @@ impl FuseConfig {
             transport,
             in_flight_max: 128,
             max_io_bytes,
-            memory_budget_bytes: 40 << 20,
+            memory_budget_bytes: 24 << 20,
         }
     }
 }

@@ -68,7 +68,7 @@ pub struct NbdConfig {
 }
 
 impl NbdConfig {
-    /// Defaults: 256 requests and 32 MiB in flight; ten seconds to say something.
+    /// Defaults: 256 requests and 24 MiB in flight; ten seconds to say something.
     #[must_use]
     pub fn new(address: NbdAddress, export: String, size_bytes: u64) -> NbdConfig {
         NbdConfig {
@@ -78,7 +78,7 @@ impl NbdConfig {
             read_only: false,
             multi_conn: false,
             in_flight_max: 256,
-            memory_bytes: 32 << 20,
+            memory_bytes: 24 << 20,
             negotiation_timeout: Duration::from_secs(10),
         }
     }
