@@ -365,7 +365,7 @@ impl Replica {
     }
 
     /// True if the write intent of every region of the range is durable; asks for it otherwise.
-    fn ensure_intent(&mut self, range: BlockRange) -> bool {
+    pub(super) fn ensure_intent(&mut self, range: BlockRange) -> bool {
         let unit = region_blocks(self.view.config.size_blocks);
         let mut missing = Vec::new();
         let mut durable = true;

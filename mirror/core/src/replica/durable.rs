@@ -88,7 +88,10 @@ impl Replica {
                     let node = self.node;
                     self.on_vote(node, message);
                 }
-                After::Intent => self.start_held_writes(),
+                After::Intent => {
+                    self.start_held_writes();
+                    self.retry_pulled();
+                }
                 After::MarkDurable => self.on_own_mark_durable(),
             }
         }

@@ -363,6 +363,13 @@ impl Replica {
         if round == super::reconcile::RECONCILE_ROUND {
             return self.on_fetched(id, buf);
         }
+        let range = self.join.as_ref().and_then(|j| j.pulls.get(&id)).map(|p| p.range);
+        if let Some(range) = range.filter(|_| self.can_hold_data())
+            && !self.ensure_intent(range)
+        {
+            // Looked at again when the intent is durable.
+            return self.pulled.push((round, id, buf));
+        }
         let over_newer = self.broken(broken!(PullOverNewerWrite));
         let Some(join) = self.join.as_mut().filter(|j| j.round == round) else { return self.release(Some(buf)) };
         let Some(pull) = join.pulls.get_mut(&id) else { return self.release(Some(buf)) };
@@ -382,7 +389,7 @@ impl Replica {
         pull.writing = pieces.len();
         for piece in pieces {
             self.counters.resync_copied_bytes += piece.bytes();
-            self.note_pull_intent(piece);
+            self.note_pulled(piece);
             let io = self.begin_io(piece, Purpose::Pull { id, buf });
             let offset = (piece.start - range.start) * crate::range::BLOCK_BYTES;
             self.out.push(Effect::DiskWrite { io, range: piece, buf, offset, durable: false });
@@ -390,9 +397,16 @@ impl Replica {
         self.finish_pull(id, buf);
     }
 
-    /// A pulled block is one that the source holds: a crash leaves it dirty at the source, so no intent is needed. It
-    /// is unconfirmed all the same, like everything that this replica applied.
-    fn note_pull_intent(&mut self, piece: BlockRange) {
+    /// Pulled data whose intent is durable now.
+    pub(super) fn retry_pulled(&mut self) {
+        let pulled = core::mem::take(&mut self.pulled);
+        for (round, id, buf) in pulled {
+            self.on_pulled(round, id, Some(buf));
+        }
+    }
+
+    /// What is pulled is unconfirmed like everything that this replica applied.
+    fn note_pulled(&mut self, piece: BlockRange) {
         self.unconfirmed.open.insert(piece);
         self.unconfirmed.since = self.unconfirmed.since.or(Some(self.now));
     }

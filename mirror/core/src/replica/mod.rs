@@ -53,7 +53,10 @@ use alloc::vec::Vec;
 use crate::bitmap::BlockSet;
 use crate::config::Config;
 use crate::effect::Effect;
-use crate::ids::{BootId, Epoch, FlushId, Incarnation, NodeId, PersistToken, RegionIndex, RequestId, Time, VoterId};
+use crate::ids::{
+    BootId, BufId, Epoch, FlushId, Incarnation, NodeId, PersistToken, ReadId, RegionIndex, RequestId, Round, Time,
+    VoterId,
+};
 use crate::input::{Input, Request};
 use crate::meta::Meta;
 use crate::status::Counters;
@@ -167,6 +170,8 @@ pub struct Replica {
     blocked: BlockSet,
     join: Option<join::Join>,
     source: join::Source,
+    /// Pulled data that waits for the intent of its region.
+    pulled: Vec<(Round, ReadId, BufId)>,
     rounds: u64,
     busy_at: Time,
     pull_at: Time,
@@ -253,6 +258,7 @@ impl Replica {
             blocked: BlockSet::new(),
             join: None,
             source: join::Source::default(),
+            pulled: Vec::new(),
             rounds: 0,
             busy_at: Time(0),
             pull_at: Time(0),

@@ -122,7 +122,15 @@ impl Replica {
         if let Some((_, attachment, _)) = self.operator.attach {
             let in_sync = self.view.is_in_sync(node, self.incarnation);
             let through_peer = self.view.nodes(self.view.in_sync).any(|n| n != node && self.session_is_listed(n));
-            return (in_sync || through_peer).then_some(Change::Attach { node, attachment });
+            // As long as another writer is known there is nothing to swap; its end changes what is known.
+            let held = attachment.mode == AttachMode::ReadWrite && self.known.writer().is_some_and(|(n, _)| n != node);
+            if held && let Some((pending, _, false)) = self.operator.attach {
+                let holder = self.known.writer().map(|(n, _)| n).unwrap_or_default();
+                self.operator.attach = None;
+                self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder }));
+                return None;
+            }
+            return ((in_sync || through_peer) && !held).then_some(Change::Attach { node, attachment });
         }
         if self.operator.detach.is_some() {
             let quiet = self.window.is_empty()

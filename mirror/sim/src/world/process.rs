@@ -32,7 +32,7 @@ impl World {
         };
         let stored = node.store.durable().incarnation.max(node.incarnation);
         // The creator of the volume has written the first incarnation of each node into the configuration.
-        let first = node.fresh.then_some(stored);
+        let first = std::mem::take(&mut node.fresh).then_some(stored);
         let incarnation = first.unwrap_or(Incarnation((stored.0 + 1).max(now / MS * 100 + u64::from(id.0))));
         node.incarnation = incarnation;
         node.run += 1;
@@ -43,7 +43,6 @@ impl World {
             incarnation,
             boot: BootId(node.boot * 1_000 + u64::from(id.0)),
             meta,
-            fresh: std::mem::take(&mut node.fresh),
             timing: self.plan.timing,
             broken: self.plan.broken,
         };
