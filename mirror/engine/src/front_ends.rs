@@ -211,12 +211,13 @@ impl Engine {
             }
             if let Some(device) = &attached.device {
                 match device.detach() {
-                    Err(_) if force => LoopDevice::reclaim(&mount.volume_file(), Path::new(DEVICE_DIR)),
+                    Err(_) if force => LoopDevice::reclaim(mount.path(), Path::new(DEVICE_DIR)),
                     other => other.map_err(StopFrontEnd::Device)?,
                 }
             }
-            if !force {
-                mount.unmount().map_err(|errno| StopFrontEnd::Unmount(errno.into()))?;
+            match mount.unmount() {
+                Err(_) if force => mount.hide(),
+                other => other.map_err(|errno| StopFrontEnd::Unmount(errno.into()))?,
             }
         }
         let volume = self.find(name)?;
@@ -227,7 +228,10 @@ impl Engine {
     }
 }
 
+/// What an engine that was killed left at the same place is cleared first: the loop device, then the dead mount, by
+/// whose path the device is known.
 fn prepare_mount_dir(dir: &Path) -> io::Result<()> {
+    LoopDevice::reclaim(dir, Path::new(DEVICE_DIR));
     clear_stale_mount(dir);
     std::fs::create_dir_all(dir)
 }
