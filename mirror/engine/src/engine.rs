@@ -233,6 +233,9 @@ impl Engine {
             let shared = shared.clone();
             let (ready, started) = pending();
             let thread = std::thread::Builder::new().name(format!("loop-{index}")).spawn(move || {
+                if let Err(error) = crate::front::become_io_flusher() {
+                    tracing::info!(index, %error, "io_flusher_refused");
+                }
                 // A ring belongs to the thread that made it.
                 match EventLoop::new(mailbox, shared, listeners) {
                     Ok(event_loop) => {

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 /// Page and direct I/O alignment, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4096;
+/// `include/uapi/asm-generic/mman-common.h`.
+const MADV_DONTNEED_LOCKED: libc::c_int = 24;
 
 /// One anonymous private mapping.
 #[derive(Debug)]
@@ -83,9 +85,15 @@ impl Region {
     /// Nobody, the kernel included, may use that part of the region now.
     pub(crate) unsafe fn release_pages(&self, offset: usize, len: usize) {
         assert!(offset.is_multiple_of(PAGE_BYTES) && offset + len <= self.len, "release outside the region");
-        // SAFETY: whole pages inside our own mapping, unused as the caller says. Failure leaves the pages resident,
+        let release = |advice| {
+            // SAFETY: whole pages inside our own mapping, unused as the caller says.
+            unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, advice) }
+        };
+        // Locked pages are given back by a call of their own (Linux 5.18); where neither works the pages stay resident,
         // which costs memory and nothing else.
-        unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, libc::MADV_DONTNEED) };
+        if release(MADV_DONTNEED_LOCKED) != 0 {
+            release(libc::MADV_DONTNEED);
+        }
     }
 }
 
@@ -140,6 +148,18 @@ impl ResidentBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn released_pages_read_as_zeroes() {
+        let region = Region::map(3 * PAGE_BYTES).unwrap();
+        // SAFETY: nobody else uses the region.
+        unsafe {
+            region.write(0, &[7; 3 * PAGE_BYTES]);
+            region.release_pages(PAGE_BYTES, PAGE_BYTES);
+            assert_eq!(region.slice(PAGE_BYTES, PAGE_BYTES), [0; PAGE_BYTES]);
+            assert_eq!(region.slice(2 * PAGE_BYTES, 1), [7]);
+        }
+    }
 
     #[test]
     fn large_buffers_are_given_back_only_beyond_the_budget() {

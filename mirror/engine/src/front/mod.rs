@@ -15,18 +15,18 @@
 //! What waits for the kernel (loop devices, unmounting) is in values of its own, to be used from another thread while
 //! the event loop goes on: a loop device reads its file while it is configured, and an unmount waits for replies.
 
-mod flusher;
 pub mod fuse;
 pub mod loopdev;
 mod memory;
 pub mod nbd;
+mod protection;
 mod request;
 mod sqe;
 
-pub use flusher::become_io_flusher;
 pub use fuse::{FrontState, FuseConfig, FuseFrontEnd, FuseTransport, MountPoint};
 pub use loopdev::{LoopDevice, LoopSetup};
 pub use nbd::{NbdAddress, NbdConfig, NbdFrontEnd};
+pub use protection::{become_io_flusher, lock_memory};
 pub use request::{BLOCK_BYTES, FrontBuffer, FrontFailure, FrontOp, FrontReply, FrontRequest, Tag, is_whole_blocks};
 pub use sqe::{Completion, Sqe, SqeBase};
 
