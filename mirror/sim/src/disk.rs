@@ -189,7 +189,8 @@ impl Disk {
     fn put(&mut self, block: u64, content: Block, operation: u64) {
         let cell = self.cells.entry(block).or_default();
         if cell.versions.len() >= VERSIONS_MAX {
-            cell.versions.remove(0);
+            // The cache writes its oldest back: forgetting it would bring an even older one back to life.
+            cell.durable = cell.versions.remove(0).content;
         }
         cell.versions.push(Version { content, operation, completed: None });
     }

@@ -23,7 +23,7 @@ pub(super) enum Change {
     /// A restarted run takes the place of its predecessor and keeps its standing.
     Reincarnate { node: NodeId, from: Incarnation, to: Incarnation },
     /// The first to serve after everything was down.
-    StartAlone { node: NodeId, from: Incarnation, to: Incarnation },
+    StartAlone { node: NodeId, from: Incarnation, to: Incarnation, same_boot: bool },
     /// Attach.
     Attach { node: NodeId, attachment: Attachment },
     /// Detach.
@@ -117,7 +117,7 @@ impl Change {
                     attachment.incarnation = *to;
                 }
             }
-            Change::StartAlone { node, from, to } => {
+            Change::StartAlone { node, from, to, same_boot } => {
                 if now.is_in_sync(*node, *to) {
                     return Planned::Already;
                 }
@@ -130,7 +130,7 @@ impl Change {
                 next.in_sync.clear();
                 next.joining.clear();
                 next.in_sync.insert(*node, *to);
-                let own = now.attached.get(node).copied().filter(|a| a.recoverable);
+                let own = now.attached.get(node).copied().filter(|a| a.recoverable && *same_boot);
                 next.attached.clear();
                 if let Some(own) = own {
                     next.attached.insert(*node, Attachment { incarnation: *to, ..own });

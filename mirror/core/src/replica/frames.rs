@@ -109,6 +109,12 @@ impl Replica {
             }
             return self.release(payload);
         }
+        // Of leaving: said by, or to, a member whose view does not change any more.
+        match frame.message {
+            Message::Goodbye { incarnation } => return self.on_goodbye(node, incarnation),
+            Message::GoodbyeSeen => return self.on_goodbye_seen(node),
+            _ => {}
+        }
         if self.is_newer(stamp) {
             self.learn_left_of(stamp);
             let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -200,8 +206,6 @@ impl Replica {
             Message::PulledDurable { ranges, .. } => self.on_pulled_durable(node, &ranges),
             Message::LeaveAsk => self.on_leave_ask(node),
             Message::LeaveAnswer { stays } => self.on_leave_answer(node, stays),
-            Message::Goodbye { incarnation } => self.on_goodbye(node, incarnation),
-            Message::GoodbyeSeen => self.on_goodbye_seen(node),
             _ => {}
         }
         self.release(payload);

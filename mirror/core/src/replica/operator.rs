@@ -81,9 +81,6 @@ impl Replica {
 
     fn on_attach(&mut self, command: CommandId, mode: AttachMode, take_over: bool, recoverable: bool) {
         let state = |reason: &str| Err(CommandError::AttachState { reason: reason.into() });
-        if self.is_attached_here() && !self.fenced {
-            return self.answer(command, state("the volume is attached on this node already"));
-        }
         if self.operator.is_busy() || self.leaving.is_asking() {
             return self.answer(command, state("another attach, detach or resize is under way on this node"));
         }
@@ -91,6 +88,8 @@ impl Replica {
         let attachment = Attachment { incarnation: self.incarnation, mode, recoverable };
         self.operator.attach = Some((Pending { command, until: self.now.after(patience) }, attachment, take_over));
         self.learn_at = self.now;
+        // An attachment that outlived a restart of the engine is taken up again.
+        self.operator_settled();
     }
 
     fn on_detach(&mut self, command: CommandId) {
@@ -130,7 +129,8 @@ impl Replica {
                 self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder }));
                 return None;
             }
-            return ((in_sync || through_peer) && !held).then_some(Change::Attach { node, attachment });
+            let listed = self.known.attached.get(&node) == Some(&attachment);
+            return ((in_sync || through_peer) && !held && !listed).then_some(Change::Attach { node, attachment });
         }
         if self.operator.detach.is_some() {
             let quiet = self.window.is_empty()

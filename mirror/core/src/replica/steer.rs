@@ -135,7 +135,8 @@ impl Replica {
                 to,
             });
         }
-        let alone = Change::StartAlone { node, from, to };
+        let same_boot = self.meta.boot == self.boot;
+        let alone = Change::StartAlone { node, from, to, same_boot };
         if others.is_empty() {
             return Some(alone);
         }
