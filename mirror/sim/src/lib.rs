@@ -5,6 +5,7 @@
 //! repeated exactly by its scenario and seed. [`history`] depends on nothing of this and serves tests of real processes too.
 
 pub mod block;
+pub mod campaign;
 pub mod check;
 pub mod clock;
 pub mod codec;
@@ -21,4 +22,5 @@ pub mod run;
 pub mod scenario;
 pub mod store;
 pub mod trace;
+pub mod variants;
 pub mod world;
