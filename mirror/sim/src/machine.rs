@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lockstep_core::{Effect, Input, Meta, NodeId, Replica, Setup, Status, Time};
+use lockstep_core::{Config, Effect, Incarnation, Input, Meta, NodeId, Replica, Setup, Status, Time};
 
 /// One state machine of one node.
 pub trait Machine {
@@ -14,6 +14,10 @@ pub trait Machine {
     fn peers(&self) -> BTreeSet<NodeId>;
     /// See [`Replica::meta`].
     fn meta(&self) -> &Meta;
+    /// See [`Replica::config`].
+    fn config(&self) -> &Config;
+    /// See [`Replica::left`].
+    fn left(&self) -> &BTreeSet<(NodeId, Incarnation)>;
     /// See [`Replica::status`].
     fn status(&self) -> Status;
 }
@@ -39,6 +43,12 @@ impl Machine for Replica {
     }
     fn meta(&self) -> &Meta {
         Replica::meta(self)
+    }
+    fn config(&self) -> &Config {
+        Replica::config(self)
+    }
+    fn left(&self) -> &BTreeSet<(NodeId, Incarnation)> {
+        Replica::left(self)
     }
     fn status(&self) -> Status {
         Replica::status(self)

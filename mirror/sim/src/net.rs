@@ -158,6 +158,12 @@ impl Network {
         id
     }
 
+    /// The number of a connection that never comes up.
+    pub fn unused_conn(&mut self) -> ConnId {
+        self.next += 1;
+        ConnId(self.next * 2)
+    }
+
     /// A connection.
     #[must_use]
     pub fn connection(&self, id: u64) -> Option<&Connection> {

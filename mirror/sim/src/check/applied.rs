@@ -52,8 +52,7 @@ impl World {
     /// Who has to apply a write that completes at this node now.
     fn written_members(&self, id: NodeId) -> Vec<(NodeId, Incarnation)> {
         let Some(machine) = self.nodes.get(&id).and_then(|node| node.machine.as_ref()) else { return Vec::new() };
-        let status = machine.status();
-        status.config.replicas_written().filter(|member| !status.left.contains(member)).collect()
+        machine.config().replicas_written().filter(|member| !machine.left().contains(member)).collect()
     }
 
     fn check_applied(&mut self, block: u64, last: &LastWrite) {

@@ -52,6 +52,9 @@ impl World {
 
     /// Makes a connection, if the network and the other end allow.
     pub fn connect(&mut self, dialer: NodeId, other: NodeId, net: Net) {
+        if self.refuses(dialer, other, net) {
+            return;
+        }
         let run_of = |world: &World, id: NodeId| {
             world.nodes.get(&id).filter(|node| node.is_running() && node.host_up).map(|node| node.run)
         };
@@ -64,6 +67,16 @@ impl World {
         let back = self.link_rng.within(MS / 10, 2 * MS);
         self.schedule(there, Happening::LinkUp { connection, side: 1 });
         self.schedule(there + back, Happening::LinkUp { connection, side: 0 });
+    }
+
+    /// The host of a dead process answers for it; the dialer hears of that.
+    fn refuses(&mut self, dialer: NodeId, other: NodeId, net: Net) -> bool {
+        let refused = self.nodes.get(&other).is_some_and(|node| node.host_up && node.machine.is_none());
+        if refused && self.net.passes(dialer, other, net) {
+            let conn = self.net.unused_conn();
+            self.deliver(dialer, Input::LinkDown { peer: other, conn, reset: true });
+        }
+        refused
     }
 
     pub(super) fn on_link_up(&mut self, connection: u64, side: usize) {

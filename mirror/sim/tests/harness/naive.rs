@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use lockstep_core::{
-    AttachMode, Attachment, BlockRange, BufId, Command, CommandId, ConnId, Counters, DiskState, Effect, Epoch, Frame,
-    Input, IoId, Message, Meta, MetaUpdate, NodeId, Op, PersistToken, Reply, RequestId, Setup, Stamp, Status, Time,
-    WriteId, WriteKind,
+    AttachMode, Attachment, BlockRange, BufId, Command, CommandId, Config, ConnId, Counters, DiskState, Effect, Epoch,
+    Frame, Incarnation, Input, IoId, Message, Meta, MetaUpdate, NodeId, Op, PersistToken, Reply, RequestId, Setup,
+    Stamp, Status, Time, WriteId, WriteKind,
 };
 use lockstep_sim::machine::Machine;
 
@@ -245,6 +245,14 @@ impl Machine for Naive {
 
     fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    fn config(&self) -> &Config {
+        &self.meta.config
+    }
+
+    fn left(&self) -> &BTreeSet<(NodeId, Incarnation)> {
+        &self.meta.left
     }
 
     fn status(&self) -> Status {
