@@ -1,1 +1,15 @@
-//! The agent on each node, the engine program and the stand-alone command line.
+//! The programs of a node: `lockstep-engine` (supervisor and worker), `lockstep-node` (the agent) and `lockstep` (the
+//! command line with its playground).
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod failure;
+pub mod host;
+pub mod input;
+pub mod log;
+pub mod pool;
+pub mod process;
+pub mod rpc;
+pub mod spec;
+pub mod state_dir;
+pub mod view;
