@@ -1,0 +1,85 @@
+//! Deleting a volume: nowhere while it is attached anywhere, else on every node, however long one stays away.
+
+use lockstep_proto::node::v1 as proto;
+use proto::peer_reply::Reply;
+use proto::peer_request::Request;
+
+use super::registry::Unfinished;
+use super::{Agent, CHANGE_WITHIN};
+use crate::failure::{Failure, Kind};
+use crate::spec::Spec;
+use crate::{input, rpc};
+
+impl Agent {
+    pub(super) async fn delete(
+        &self,
+        request: proto::DeleteVolumeRequest,
+    ) -> Result<proto::DeleteVolumeReply, Failure> {
+        let _changing = self.changing.lock().await;
+        let spec = self.volume(&request.volume).await?;
+        self.check_not_attached(&spec, request.allow_absent).await?;
+        let pending = self.cluster.nodes.iter().map(|node| node.id).collect();
+        let work = Unfinished::Delete { spec: spec.clone(), pending };
+        self.registry.put_unfinished(&work).map_err(|error| Failure::of_host("write down the deletion", &error))?;
+        let pending = self.carry_on_delete(&spec, self.cluster.nodes.iter().map(|node| node.id).collect()).await;
+        // Only members hold something that matters; the others forget a name.
+        let pending_nodes = pending
+            .into_iter()
+            .filter(|id| spec.members().any(|member| member == *id))
+            .map(|id| self.cluster.name_of(id));
+        Ok(proto::DeleteVolumeReply { pending_nodes: pending_nodes.collect() })
+    }
+
+    async fn check_not_attached(&self, spec: &Spec, allow_absent: bool) -> Result<(), Failure> {
+        let members: Vec<u32> = spec.members().collect();
+        let request = Request::Status(proto::GetVolumeRequest { volume: spec.name.clone() });
+        for (id, reply) in self.ask_all(&members, &request).await {
+            let node = self.cluster.name_of(id);
+            match reply {
+                Ok(Reply::Status(status)) => {
+                    if let Some(holder) = status.writers.iter().chain(&status.readers).next() {
+                        let message =
+                            format!("volume {:?} is attached at node {holder}: detach it there first", spec.name);
+                        return Err(Failure::held_by(holder, message));
+                    }
+                }
+                Ok(_) => return Err(Failure::other(format!("node {node} gives an answer of another version"))),
+                Err(failure) if failure.kind == Kind::NotReachable && !allow_absent => {
+                    let hint = "with --allow-absent its part is deleted when it comes back";
+                    return Err(Failure::not_reachable(format!("node {node}: {} ({hint})", failure.message)));
+                }
+                // Nothing is known there, or it may be absent: no reason to keep the rest.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes on the nodes that have not confirmed yet. Gives those that still have not.
+    pub(super) async fn carry_on_delete(&self, spec: &Spec, pending: Vec<u32>) -> Vec<u32> {
+        let request = proto::DeleteReplicaRequest { volume: spec.name.clone(), id: input::to_hex(&spec.id) };
+        let results = self.ask_all(&pending, &Request::Delete(request)).await;
+        let still: Vec<u32> = results.iter().filter(|(_, result)| result.is_err()).map(|(id, _)| *id).collect();
+        let written = match still.is_empty() {
+            true => self.registry.finish(spec),
+            false if still == pending => Ok(()),
+            false => self.registry.put_unfinished(&Unfinished::Delete { spec: spec.clone(), pending: still.clone() }),
+        };
+        match written {
+            Ok(()) if still.is_empty() => tracing::info!(volume = spec.name, "volume deleted"),
+            Ok(()) => tracing::debug!(volume = spec.name, pending = ?still, "deletion waits for nodes"),
+            Err(error) => tracing::error!(volume = spec.name, %error, "progress of a deletion cannot be written down"),
+        }
+        still
+    }
+
+    /// Deletes this node's part of a volume, if it is the one of this identity. Idempotent.
+    pub(super) async fn delete_here(&self, name: &str, id: [u8; 16]) -> Result<bool, Failure> {
+        input::check_name("volume", name)?;
+        let request = proto::DeleteReplicaRequest { volume: name.to_owned(), id: input::to_hex(&id) };
+        let reply = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().delete_replica(request)).await?;
+        let known =
+            self.registry.forget_volume(name, id).map_err(|error| Failure::of_host("forget the volume", &error))?;
+        Ok(reply.existed || known)
+    }
+}

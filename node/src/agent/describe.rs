@@ -1,0 +1,101 @@
+//! What this node says of itself.
+
+use lockstep_proto::node::v1 as proto;
+
+use super::Agent;
+use super::plan::{Candidate, Offer, Unfit};
+use crate::cluster::Dedicated;
+use crate::failure::Failure;
+use crate::{pool, rpc};
+use proto::peer_reply::Reply;
+use proto::peer_request::Request;
+
+impl Agent {
+    pub(super) async fn describe(&self) -> proto::NodeDescription {
+        let identity = rpc::answer(
+            &self.engine_name(),
+            rpc::ANSWER_WITHIN,
+            self.engine().get_identity(proto::GetIdentityRequest {}),
+        )
+        .await;
+        let (engine_ready, engine_reason, incarnation) = match identity {
+            Ok(identity) => (identity.ready, identity.reason, identity.incarnation),
+            Err(failure) => (false, failure.message, 0),
+        };
+        proto::NodeDescription {
+            node: self.me.name.clone(),
+            node_id: self.me.id,
+            cluster: self.cluster.psk.fingerprint(),
+            pool: self.describe_pool(),
+            engine_ready,
+            engine_reason,
+            incarnation,
+            nodes: self.cluster.nodes.iter().map(describe_address).collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            metrics_port: self.cluster.this.metrics_port.map_or(0, u32::from),
+        }
+    }
+
+    pub(super) fn describe_pool(&self) -> Option<proto::Pool> {
+        self.cluster.this.pool.as_ref()?;
+        let open = match self.pool() {
+            Ok(open) => open?,
+            Err(reason) => return Some(proto::Pool { reason, ..Default::default() }),
+        };
+        let mut pool = proto::Pool {
+            path: open.path.display().to_string(),
+            device: open.device.as_ref().map_or_else(String::new, |device| device.display().to_string()),
+            ..Default::default()
+        };
+        match pool::observe_space(&open.path) {
+            Ok(space) => {
+                pool.ready = true;
+                pool.size_bytes = space.size_bytes;
+                pool.free_bytes = space.free_bytes;
+            }
+            Err(error) => pool.reason = format!("cannot look at its file system: {error}"),
+        }
+        Some(pool)
+    }
+
+    /// All nodes as they describe themselves, for a decision about a new volume.
+    pub(super) async fn observe_candidates(&self) -> Vec<Candidate> {
+        let ids: Vec<u32> = self.cluster.nodes.iter().map(|node| node.id).collect();
+        let replies = self.ask_all(&ids, &Request::Describe(proto::GetNodeRequest {})).await;
+        replies
+            .into_iter()
+            .map(|(id, reply)| Candidate { id, name: self.cluster.name_of(id), offer: parse_offer(reply) })
+            .collect()
+    }
+}
+
+fn parse_offer(reply: Result<Reply, Failure>) -> Result<Offer, Unfit> {
+    let description = match reply {
+        Ok(Reply::Describe(description)) => description,
+        Ok(_) => return Err(Unfit::NotReady("it gives an answer of another version".to_owned())),
+        Err(failure) => return Err(Unfit::Unreachable(failure.message)),
+    };
+    if !description.engine_ready {
+        return Err(Unfit::NotReady(description.engine_reason));
+    }
+    let pool_bytes = match description.pool {
+        None => Err("it has none".to_owned()),
+        Some(pool) if !pool.ready => Err(pool.reason),
+        Some(pool) => Ok(pool.size_bytes),
+    };
+    Ok(Offer { incarnation: description.incarnation, pool_bytes })
+}
+
+fn describe_address(node: &crate::cluster::Node) -> proto::NodeAddress {
+    proto::NodeAddress {
+        node_id: node.id,
+        node: node.name.clone(),
+        address: node.address.to_string(),
+        dedicated: match node.dedicated {
+            None => String::new(),
+            Some(Dedicated::Address(address)) => address.to_string(),
+            Some(Dedicated::Network { base, prefix }) => format!("{base}/{prefix}"),
+        },
+        port: u32::from(node.port),
+    }
+}

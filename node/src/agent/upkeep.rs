@@ -1,0 +1,93 @@
+//! What the agent does without being asked: opens the pool, tells the engine of it, carries on what is not finished.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_proto::node::v1 as proto;
+
+use super::registry::Unfinished;
+use super::{Agent, pool_marker};
+use crate::failure::chain;
+use crate::{pool, rpc};
+
+/// How often it looks whether there is something to do. A look costs one call to the engine on the same machine.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How often nodes are asked again that did not answer.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Opens the pool, for as long as it takes: a disk may appear later than its agent.
+    pub(super) fn open_pool(&self) {
+        let Some(place) = self.cluster.this.pool.as_ref() else {
+            *self.pool.lock().expect("no holder panics") = Ok(None);
+            return;
+        };
+        let opened = pool::ensure_open(place, &self.state.pool_mount(), &pool_marker(&self.cluster, &self.me));
+        let opened = opened.map(Some).map_err(|error| chain(&error));
+        let mut known = self.pool.lock().expect("no holder panics");
+        if *known != opened {
+            match &opened {
+                Ok(_) => tracing::info!("pool open"),
+                Err(reason) => tracing::error!(reason, "pool not open"),
+            }
+            *known = opened;
+        }
+    }
+
+    async fn tell_engine_of_pool(&self) {
+        let Ok(Some(open)) = self.pool() else { return };
+        let mut engine = self.engine();
+        let call = engine.get_identity(proto::GetIdentityRequest {});
+        match rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, call).await {
+            Ok(identity) if !identity.ready => {}
+            _ => return,
+        }
+        let request = proto::OpenPoolRequest { path: open.path.display().to_string() };
+        match rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, engine.open_pool(request)).await {
+            Ok(_) => tracing::info!("engine has the pool"),
+            Err(failure) => tracing::debug!(%failure, "engine does not take the pool yet"),
+        }
+    }
+
+    async fn carry_on(&self) {
+        for work in self.registry.unfinished() {
+            // Whoever creates or deletes now holds this and will finish it.
+            let Ok(_changing) = self.changing.try_lock() else { return };
+            match work {
+                Unfinished::Create { spec } => {
+                    self.undo_create(&spec).await;
+                }
+                Unfinished::Delete { spec, pending } => {
+                    self.carry_on_delete(&spec, pending).await;
+                }
+            }
+        }
+    }
+}
+
+/// Runs until the program ends.
+pub(super) async fn keep_up(agent: Arc<Agent>) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut retried: Option<tokio::time::Instant> = None;
+    let mut named = false;
+    loop {
+        look.tick().await;
+        if retried.is_none_or(|last| last.elapsed() >= RETRY_EVERY) {
+            retried = Some(tokio::time::Instant::now());
+            if agent.pool().is_err() {
+                let agent = Arc::clone(&agent);
+                // Formatting and mounting wait for a disk.
+                if let Err(error) = tokio::task::spawn_blocking(move || agent.open_pool()).await {
+                    tracing::error!(%error, "opening the pool panicked");
+                }
+            }
+            agent.carry_on().await;
+            if !named {
+                named = agent.ensure_device_names().await.is_ok();
+            }
+        }
+        agent.tell_engine_of_pool().await;
+    }
+}

@@ -1,0 +1,288 @@
+//! The service on the worker's socket.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockstep_core::{Command, NodeId, Reply};
+use lockstep_engine::VolumeStatus;
+use lockstep_proto::node::v1 as proto;
+use lockstep_proto::node::v1::engine_server::Engine;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::attachments::run;
+use super::status;
+use super::worker::Worker;
+use crate::failure::Failure;
+use crate::spec::Spec;
+use crate::{input, spec};
+
+/// How often the progress of a comparison is told.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// The service.
+pub(super) struct EngineService(pub(super) Arc<Worker>);
+
+fn answer<T>(result: Result<T, Failure>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+impl Worker {
+    fn describe(&self, status: &VolumeStatus) -> proto::VolumeStatus {
+        let rate = match status.core.resync {
+            Some(progress) => self.resync_meters.look(&status.name, progress.bytes_done, Instant::now()),
+            None => {
+                self.resync_meters.forget(&status.name);
+                None
+            }
+        };
+        let mut out = status::to_proto(status, &self.place.cluster, rate);
+        if let (Some(this), Some(attachment)) = (out.this_node.as_mut(), self.attachments.get(&status.name)) {
+            this.front_end = attachment.front_end;
+            this.device = attachment.device;
+            this.socket = attachment.socket;
+        }
+        out.verify = self.verifies.lock().expect("no holder panics").get(&status.name).cloned();
+        if let (Some(verify), Some(progress)) = (out.verify.as_mut(), status.core.verify) {
+            verify.bytes_done = progress.bytes_done;
+            verify.bytes_total = progress.bytes_total;
+        }
+        out
+    }
+
+    async fn status(&self, volume: &str) -> Result<proto::VolumeStatus, Failure> {
+        let engine = self.engine()?;
+        match engine.status(volume).await {
+            Ok(status) => Ok(self.describe(&status)),
+            // It is there and does not run: that is its status.
+            Err(failure) => engine.describe_absent(volume).ok_or(failure),
+        }
+    }
+
+    async fn command(&self, volume: &str, command: Command) -> Result<proto::VolumeStatus, Failure> {
+        run(&*self.engine()?, volume, command).await?;
+        self.status(volume).await
+    }
+
+    fn identity(&self) -> proto::EngineIdentity {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        match self.engine() {
+            Ok(engine) => {
+                let identity = engine.identity();
+                proto::EngineIdentity {
+                    node_id: identity.node.0,
+                    incarnation: identity.incarnation.0,
+                    boot_id: format!("{:016x}", identity.boot.0),
+                    ready: true,
+                    reason: String::new(),
+                    version,
+                }
+            }
+            Err(failure) => proto::EngineIdentity {
+                node_id: self.place.me.id,
+                reason: failure.message,
+                version,
+                ..Default::default()
+            },
+        }
+    }
+
+    /// Compares, and keeps the state of the comparison for whoever asks for the status.
+    async fn verify(
+        self: Arc<Self>,
+        volume: String,
+        command: Command,
+        told: tokio::sync::mpsc::Sender<Result<proto::Verify, Status>>,
+    ) -> Result<proto::Verify, Failure> {
+        let engine = self.engine()?;
+        let size_bytes = self.status(&volume).await?.size_bytes;
+        let mut answer = engine.command(&volume, command)?;
+        let started = proto::Verify { active: true, bytes_total: size_bytes, ..Default::default() };
+        self.put_verify(&volume, started.clone());
+        let mut tick = tokio::time::interval(TELL_EVERY);
+        let reply = loop {
+            tokio::select! {
+                reply = &mut answer => break reply,
+                _ = tick.tick() => {}
+            }
+            let mut state = started.clone();
+            if let Some(progress) = engine.status(&volume).await.ok().and_then(|status| status.core.verify) {
+                state.bytes_done = progress.bytes_done;
+                state.bytes_total = progress.bytes_total;
+                let rate = self.verify_meters.look(&volume, progress.bytes_done, Instant::now());
+                state.bytes_per_second = rate.map_or(0, |rate| rate.bytes_per_second);
+                state.seconds_left = rate.and_then(|rate| rate.seconds_left(progress.bytes_done, progress.bytes_total));
+                self.put_verify(&volume, state.clone());
+            }
+            // A caller who reads slowly misses steps, a caller who went away misses all: the comparison goes on.
+            let _ = told.try_send(Ok(state));
+        };
+        self.verify_meters.forget(&volume);
+        match reply {
+            Ok(reply) => {
+                let done = verify_result(reply, size_bytes);
+                self.put_verify(&volume, done.clone());
+                Ok(done)
+            }
+            Err(failure) => {
+                self.verifies.lock().expect("no holder panics").remove(&volume);
+                Err(failure)
+            }
+        }
+    }
+
+    fn put_verify(&self, volume: &str, verify: proto::Verify) {
+        self.verifies.lock().expect("no holder panics").insert(volume.to_owned(), verify);
+    }
+}
+
+fn verify_result(reply: Reply, size_bytes: u64) -> proto::Verify {
+    let bytes = |blocks: u64| blocks * lockstep_core::range::BLOCK_BYTES;
+    let mut done = proto::Verify { done: true, bytes_done: size_bytes, bytes_total: size_bytes, ..Default::default() };
+    if let Reply::Verified { blocks, different, repaired } = reply {
+        done.bytes_done = bytes(blocks);
+        done.bytes_total = bytes(blocks);
+        done.bytes_different = bytes(different);
+        done.bytes_repaired = bytes(repaired);
+    }
+    done
+}
+
+#[tonic::async_trait]
+impl Engine for EngineService {
+    type VerifyStream = Pin<Box<dyn Stream<Item = Result<proto::Verify, Status>> + Send>>;
+
+    async fn get_identity(
+        &self,
+        _: Request<proto::GetIdentityRequest>,
+    ) -> Result<Response<proto::EngineIdentity>, Status> {
+        Ok(Response::new(self.0.identity()))
+    }
+
+    async fn open_pool(
+        &self,
+        request: Request<proto::OpenPoolRequest>,
+    ) -> Result<Response<proto::EngineIdentity>, Status> {
+        answer(self.0.open_pool(request.into_inner().path.into()).map(|()| self.0.identity()))
+    }
+
+    async fn create_replica(
+        &self,
+        request: Request<proto::CreateReplicaRequest>,
+    ) -> Result<Response<proto::CreateReplicaReply>, Status> {
+        let spec = request.into_inner().spec.unwrap_or_default();
+        let created = async { self.0.engine()?.create(&Spec::parse(&spec)?).await };
+        answer(created.await.map(|()| proto::CreateReplicaReply {}))
+    }
+
+    async fn delete_replica(
+        &self,
+        request: Request<proto::DeleteReplicaRequest>,
+    ) -> Result<Response<proto::DeleteReplicaReply>, Status> {
+        let request = request.into_inner();
+        let deleted = async {
+            input::check_name("volume", &request.volume)?;
+            let id = match request.id.as_str() {
+                "" => None,
+                id => Some(spec::parse_id(id)?),
+            };
+            self.0.engine()?.delete(&request.volume, id).await
+        };
+        answer(deleted.await.map(|existed| proto::DeleteReplicaReply { existed }))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<proto::EngineAttachRequest>,
+    ) -> Result<Response<proto::Attachment>, Status> {
+        let engine = self.0.engine()?;
+        let attachment = self.0.attachments.attach(&engine, &request.into_inner()).await;
+        let node = self.0.place.me.name.clone();
+        answer(attachment.map(|attachment| proto::Attachment { node, ..attachment }))
+    }
+
+    async fn detach(
+        &self,
+        request: Request<proto::EngineDetachRequest>,
+    ) -> Result<Response<proto::DetachVolumeReply>, Status> {
+        let engine = self.0.engine()?;
+        let detached = self.0.attachments.detach(&engine, &request.into_inner().volume).await;
+        answer(detached.map(|was_attached| proto::DetachVolumeReply { was_attached }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<proto::GetVolumeRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        answer(self.0.status(&request.into_inner().volume).await)
+    }
+
+    async fn list(&self, _: Request<proto::ListVolumesRequest>) -> Result<Response<proto::ListVolumesReply>, Status> {
+        let volumes = self.0.engine()?.list().await;
+        let volumes = volumes
+            .into_iter()
+            .map(|volume| volume.map_or_else(|absent| absent, |status| self.0.describe(&status)))
+            .collect();
+        Ok(Response::new(proto::ListVolumesReply { volumes }))
+    }
+
+    async fn resize(
+        &self,
+        request: Request<proto::ResizeVolumeRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        let resized = async {
+            input::check_size(request.size_bytes)?;
+            let blocks = request.size_bytes / input::BLOCK_BYTES;
+            self.0.command(&request.volume, Command::Resize { blocks }).await
+        };
+        answer(resized.await)
+    }
+
+    async fn verify(
+        &self,
+        request: Request<proto::VerifyVolumeRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let request = request.into_inner();
+        let repair_from = match request.repair_from.as_str() {
+            "" => None,
+            name => {
+                let node = self.0.place.cluster.node(name);
+                let unknown = || Failure::wrong_input("repair_from", name, "no node has this name");
+                Some(NodeId(node.ok_or_else(unknown)?.id))
+            }
+        };
+        let (told, received) = tokio::sync::mpsc::channel(4);
+        let worker = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let done = worker.verify(request.volume, Command::Verify { repair_from }, told.clone()).await;
+            // Nobody listens any more: the result is in the status.
+            let _ = told.send(done.map_err(Status::from)).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(received))))
+    }
+
+    async fn force(
+        &self,
+        request: Request<proto::ForceVolumeRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        if !request.accept_data_loss {
+            return Err(Failure::wrong_input("accept_data_loss", false, "must be given").into());
+        }
+        answer(self.0.command(&request.volume, Command::Force).await)
+    }
+
+    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
+        let engine = self.0.engine()?;
+        let left = run(&*engine, &request.into_inner().volume, Command::Leave).await;
+        answer(left.map(|_| proto::LeaveReply {}))
+    }
+
+    async fn shutdown(&self, _: Request<proto::ShutdownRequest>) -> Result<Response<proto::ShutdownReply>, Status> {
+        self.0.end.notify_one();
+        Ok(Response::new(proto::ShutdownReply {}))
+    }
+}

@@ -1,0 +1,375 @@
+//! The one place that calls the mirror engine: its types become the program's, its errors failures with their kind.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use lockstep_core::{
+    Ack, AttachMode, Command, CommandError, Config, Epoch, Generation, Incarnation, Net, NodeId, OnQuorumLoss, Reply,
+    Settings, VolumeId, VoterId,
+};
+use lockstep_engine::{
+    CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
+    Identity, NodeAddress, Pending, SendReport, StartFrontEnd, StopFrontEnd, VolumeEntry, VolumeState, VolumeStatus,
+};
+use lockstep_proto::node::v1 as proto;
+
+use super::Place;
+use crate::cluster::{Cluster, Dedicated, Node};
+use crate::failure::{Failure, chain};
+use crate::spec::{self, Spec};
+use crate::state_dir::StateDir;
+use crate::{host, input};
+
+/// How long a snapshot of a volume may take: its loop answers between two turns.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(4);
+
+/// How long each step of telling a peer may take. A peer that is away learns it by the connection's end anyway.
+const REPORT_WITHIN: Duration = Duration::from_secs(1);
+
+/// The running engine.
+pub(super) struct EnginePort {
+    engine: Arc<Engine>,
+    cluster: Cluster,
+    state: StateDir,
+}
+
+/// What a command will answer.
+pub(super) struct Answer {
+    pending: Pending<Result<Reply, CommandError>>,
+    volume: String,
+    names: Vec<(NodeId, String)>,
+}
+
+impl Future for Answer {
+    type Output = Result<Reply, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = std::task::ready!(Pin::new(&mut self.pending).poll(context));
+        Poll::Ready(match answered {
+            None => Err(Failure::not_reachable("the engine is stopping")),
+            Some(Ok(reply)) => Ok(reply),
+            Some(Err(error)) => Err(explain_command(&self.volume, &self.names, error)),
+        })
+    }
+}
+
+impl EnginePort {
+    /// Starts the engine. Waits for the disk and the network: not on a thread that serves others.
+    ///
+    /// # Errors
+    /// The whole chain of why it does not start.
+    pub(super) fn start(place: &Place, pool: Option<PathBuf>) -> Result<Self, Failure> {
+        let config = engine_config(&place.cluster, &place.me, &place.state, pool);
+        let engine = Engine::start(config).map_err(|error| Failure::of_host("start the engine", &error))?;
+        Ok(Self { engine: Arc::new(engine), cluster: place.cluster.clone(), state: place.state.clone() })
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.engine.identity()
+    }
+
+    pub(super) async fn create(&self, spec: &Spec) -> Result<(), Failure> {
+        let config = first_config(spec);
+        let has_data = spec.replicas.contains_key(&self.identity().node.0);
+        let (engine, name) = (Arc::clone(&self.engine), spec.name.clone());
+        let volume = config.volume;
+        let created = blocking("create the volume", move || engine.create(&name, config, has_data)).await?;
+        match created {
+            Ok(()) => Ok(()),
+            // The same request again.
+            Err(CreateVolume::Exists(_)) if self.entry(&spec.name).and_then(|entry| entry.volume) == Some(volume) => {
+                Ok(())
+            }
+            Err(CreateVolume::Exists(_)) => {
+                Err(Failure::state_forbids(format!("another volume is named {:?} there", spec.name)))
+            }
+            Err(CreateVolume::NoPool) => Err(Failure::state_forbids("its pool is not open")),
+            Err(CreateVolume::Config(reason)) => Err(Failure::wrong_input("spec", &spec.name, reason)),
+            Err(error @ (CreateVolume::Files(_) | CreateVolume::Start(_))) => {
+                Err(Failure::of_host("create the volume", &error))
+            }
+            Err(CreateVolume::Stopping) => Err(Failure::not_reachable("the engine is stopping")),
+        }
+    }
+
+    /// Deletes a volume, if it is the one of this identity. Says whether it was there.
+    pub(super) async fn delete(&self, name: &str, id: Option<[u8; 16]>) -> Result<bool, Failure> {
+        let Some(entry) = self.entry(name) else { return Ok(false) };
+        if let (Some(id), Some(volume)) = (id, entry.volume)
+            && volume.0 != id
+        {
+            return Ok(false);
+        }
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        match blocking("delete the volume", move || engine.delete(&owned)).await? {
+            Ok(()) => Ok(true),
+            Err(DeleteVolume::Find(FindVolume::Unknown(_))) => Ok(false),
+            Err(DeleteVolume::Find(error)) => Err(explain_find(&error)),
+            Err(DeleteVolume::Attached(_)) => {
+                let holder = self.cluster.name_of(self.identity().node.0);
+                Err(Failure::held_by(&holder, format!("volume {name:?} is attached at node {holder}")))
+            }
+            Err(error @ DeleteVolume::Files { .. }) => Err(Failure::of_host("delete the volume", &error)),
+        }
+    }
+
+    fn entry(&self, name: &str) -> Option<VolumeEntry> {
+        self.engine.list().into_iter().find(|entry| entry.name == name)
+    }
+
+    /// All volumes: those that run with their status, the others with why they do not.
+    pub(super) async fn list(&self) -> Vec<Result<VolumeStatus, proto::VolumeStatus>> {
+        let mut all = Vec::new();
+        for entry in self.engine.list() {
+            match self.status(&entry.name).await {
+                Ok(status) => all.push(Ok(status)),
+                Err(_) => all.push(Err(self.describe_entry(&entry))),
+            }
+        }
+        all
+    }
+
+    /// A volume that does not run, as far as it can be described.
+    pub(super) fn describe_absent(&self, name: &str) -> Option<proto::VolumeStatus> {
+        self.entry(name).map(|entry| self.describe_entry(&entry))
+    }
+
+    fn describe_entry(&self, entry: &VolumeEntry) -> proto::VolumeStatus {
+        let identity = self.identity();
+        let mut this = proto::ThisNode {
+            node: self.cluster.name_of(identity.node.0),
+            incarnation: identity.incarnation.0,
+            ..Default::default()
+        };
+        let state = match &entry.state {
+            VolumeState::Failed(reason) => {
+                this.set_disk(proto::DiskState::Failed);
+                this.reason.clone_from(reason);
+                proto::VolumeState::Failed
+            }
+            VolumeState::Opening | VolumeState::Running => {
+                this.set_disk(proto::DiskState::Outdated);
+                "it is being opened".clone_into(&mut this.reason);
+                proto::VolumeState::Starting
+            }
+        };
+        let mut out = proto::VolumeStatus {
+            volume: entry.name.clone(),
+            id: entry.volume.map(|volume| input::to_hex(&volume.0)).unwrap_or_default(),
+            this_node: Some(this),
+            ..Default::default()
+        };
+        out.set_state(state);
+        out
+    }
+
+    pub(super) async fn status(&self, name: &str) -> Result<VolumeStatus, Failure> {
+        let pending = self.engine.status(name).map_err(|error| explain_find(&error))?;
+        match tokio::time::timeout(SNAPSHOT_WITHIN, pending).await {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err(Failure::not_reachable("the engine is stopping")),
+            Err(_) => Err(Failure::not_reachable(format!("the loop of volume {name:?} does not answer"))),
+        }
+    }
+
+    pub(super) fn command(&self, name: &str, command: Command) -> Result<Answer, Failure> {
+        let pending = self.engine.command(name, command).map_err(|error| explain_find(&error))?;
+        let names = self.cluster.nodes.iter().map(|node| (NodeId(node.id), node.name.clone())).collect();
+        Ok(Answer { pending, volume: name.to_owned(), names })
+    }
+
+    /// Makes a front end of the attached volume.
+    pub(super) async fn start_front_end(
+        &self,
+        name: &str,
+        front_end: proto::FrontEnd,
+        fuse: proto::Fuse,
+        mode: AttachMode,
+    ) -> Result<proto::Attachment, Failure> {
+        let kind = match front_end {
+            proto::FrontEnd::NbdSocket => FrontEndKind::NbdSocket { path: self.state.nbd_socket(name) },
+            _ => FrontEndKind::Loop {
+                fuse: match fuse {
+                    proto::Fuse::IoUring => FuseKind::IoUring,
+                    proto::Fuse::Unspecified | proto::Fuse::Recoverable => FuseKind::Recoverable,
+                },
+            },
+        };
+        if let FrontEndKind::NbdSocket { path } = &kind {
+            check_socket_path(path)?;
+        }
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let address = blocking("start the front end", move || engine.start_front_end(&owned, kind)).await?;
+        let address = address.map_err(|error| match error {
+            StartFrontEnd::Find(error) => explain_find(&error),
+            StartFrontEnd::Exists(_) => Failure::state_forbids(error.to_string()),
+            StartFrontEnd::UringOff => Failure::state_forbids(error.to_string()),
+            error => Failure::of_host("start the front end", &error),
+        })?;
+        let mut attachment = proto::Attachment { volume: name.to_owned(), ..Default::default() };
+        attachment.set_mode(match mode {
+            AttachMode::ReadWrite => proto::AttachMode::ReadWrite,
+            AttachMode::ReadOnly => proto::AttachMode::ReadOnly,
+        });
+        attachment.set_fuse(fuse);
+        match address {
+            FrontEndAddress::Loop { device, major, minor } => {
+                attachment.set_front_end(proto::FrontEnd::Loop);
+                attachment.device = device.display().to_string();
+                attachment.device_major = major;
+                attachment.device_minor = minor;
+            }
+            FrontEndAddress::NbdSocket { path, export } => {
+                attachment.set_front_end(proto::FrontEnd::NbdSocket);
+                attachment.socket = path.display().to_string();
+                attachment.export = export;
+            }
+        }
+        Ok(attachment)
+    }
+
+    /// Takes the front end away; with `force` whoever uses it gets errors.
+    pub(super) async fn stop_front_end(&self, name: &str, force: bool) -> Result<(), Failure> {
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let stopped = blocking("stop the front end", move || engine.stop_front_end(&owned, force)).await?;
+        stopped.map_err(|error| match error {
+            StopFrontEnd::Find(error) => explain_find(&error),
+            error @ (StopFrontEnd::Device(_) | StopFrontEnd::Unmount(_)) => {
+                Failure::state_forbids(format!("volume {name:?}: {}", chain(&error)))
+            }
+        })
+    }
+
+    /// Leaves all volumes as planned, as far as that is possible within `patience`.
+    pub(super) async fn leave_all(&self, patience: Duration) {
+        let deadline = tokio::time::Instant::now() + patience;
+        let running = self.engine.list().into_iter().filter(|entry| entry.state == VolumeState::Running);
+        let leaving: Vec<_> =
+            running.filter_map(|entry| Some((self.command(&entry.name, Command::Leave).ok()?, entry.name))).collect();
+        for (answer, volume) in leaving {
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(_)) => tracing::info!(volume, "left as planned"),
+                Ok(Err(failure)) => tracing::warn!(volume, %failure, "not left as planned"),
+                Err(_) => tracing::warn!(volume, "not left as planned in time"),
+            }
+        }
+    }
+}
+
+/// Runs what waits for the disk or the kernel beside the runtime.
+async fn blocking<T: Send + 'static>(doing: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Failure::of_host(doing, &error))
+}
+
+fn check_socket_path(path: &std::path::Path) -> Result<(), Failure> {
+    if path.as_os_str().len() <= crate::rpc::SOCKET_PATH_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("the socket's path {} is too long: shorten the state directory's", path.display());
+    Err(Failure::state_forbids(message))
+}
+
+fn explain_find(error: &FindVolume) -> Failure {
+    match error {
+        FindVolume::Unknown(name) => Failure::unknown_volume(name),
+        FindVolume::Opening(_) | FindVolume::Stopping => Failure::not_reachable(error.to_string()),
+        FindVolume::Failed { .. } => Failure::state_forbids(error.to_string()),
+    }
+}
+
+fn explain_command(volume: &str, names: &[(NodeId, String)], error: CommandError) -> Failure {
+    let what = |text: &str| format!("volume {volume:?}: {text}");
+    match error {
+        CommandError::AttachedElsewhere { holder } => {
+            let name =
+                names.iter().find(|(id, _)| *id == holder).map_or_else(|| holder.to_string(), |(_, name)| name.clone());
+            Failure::held_by(&name, what(&format!("node {name} has it attached for writing")))
+        }
+        CommandError::AttachState { reason } | CommandError::Forbidden { reason } => {
+            Failure::state_forbids(what(&reason))
+        }
+        CommandError::NoUpToDateReplica => Failure::not_reachable(what("no up-to-date replica can be reached")),
+        CommandError::NoQuorum => Failure::not_reachable(what("no quorum of its voters can be reached")),
+        CommandError::Invalid { reason } => Failure::wrong_input("volume", volume, reason),
+    }
+}
+
+/// Tells all peers that the worker's last run is over, and says in words how each took it. `None`: there never was a run.
+pub(super) fn report_exit(cluster: &Cluster, me: &Node, state: &StateDir, restarting: bool) -> Option<String> {
+    let incarnation = lockstep_engine::last_incarnation(&state.engine()).ok()?;
+    let config = engine_config(cluster, me, state, None);
+    let report = ExitReport { node: config.node, incarnation, restarting };
+    let results = lockstep_engine::report_exit(report, &config.psk, &config.nodes, REPORT_WITHIN);
+    let show = |(node, net, result): &(NodeId, Net, Result<(), SendReport>)| {
+        let result = result.as_ref().map_or_else(|error| chain(error), |()| "told".to_owned());
+        format!("{} ({net:?}): {result}", cluster.name_of(node.0))
+    };
+    Some(results.iter().map(show).collect::<Vec<_>>().join(", "))
+}
+
+fn engine_config(cluster: &Cluster, me: &Node, state: &StateDir, pool: Option<PathBuf>) -> EngineConfig {
+    EngineConfig {
+        node: NodeId(me.id),
+        state_dir: state.engine(),
+        psk: cluster.psk.0.to_vec(),
+        nodes: cluster.nodes.iter().map(|node| address(node, me)).collect(),
+        loops: cluster.this.loops,
+        pool,
+    }
+}
+
+fn address(node: &Node, me: &Node) -> NodeAddress {
+    let dedicated: Option<IpAddr> = match node.dedicated {
+        Some(Dedicated::Address(address)) => Some(address),
+        Some(network @ Dedicated::Network { .. }) if node.id == me.id => host::addresses::own_in(network),
+        Some(Dedicated::Network { .. }) | None => None,
+    };
+    NodeAddress {
+        id: NodeId(node.id),
+        name: node.name.clone(),
+        ordinary: SocketAddr::new(node.address, node.port),
+        dedicated: dedicated.map(|address| SocketAddr::new(address, node.port)),
+    }
+}
+
+/// The configuration with which a volume begins: everything is in sync, because nothing was written.
+fn first_config(spec: &Spec) -> Config {
+    let voters = spec.members().map(|node| (NodeId(node), voter_id(spec, node)));
+    Config {
+        volume: VolumeId(spec.id),
+        generation: Generation { id: spec.generation, parent: 0 },
+        epoch: Epoch(1),
+        size_blocks: spec.size_bytes / input::BLOCK_BYTES,
+        settings: Settings {
+            ack: match spec.ack {
+                spec::Ack::Disk => Ack::Disk,
+                spec::Ack::Durable => Ack::Durable,
+            },
+            on_quorum_loss: match spec.on_quorum_loss {
+                spec::OnQuorumLoss::Suspend => OnQuorumLoss::Suspend,
+                spec::OnQuorumLoss::Error => OnQuorumLoss::Error,
+            },
+        },
+        replicas: spec.replicas.keys().map(|node| NodeId(*node)).collect(),
+        tie_breaker: spec.tie_breaker.map(NodeId),
+        voters: voters.collect(),
+        in_sync: spec.replicas.iter().map(|(node, run)| (NodeId(*node), Incarnation(*run))).collect(),
+        joining: Default::default(),
+        attached: Default::default(),
+        last_in_sync: Default::default(),
+        requests: Default::default(),
+    }
+}
+
+/// The first identity of a voter's memory: the same on all members, and no other volume's.
+fn voter_id(spec: &Spec, node: u32) -> VoterId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&spec.id).update(&spec.generation.to_le_bytes()).update(&node.to_le_bytes());
+    let hash = hasher.finalize();
+    let (bytes, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
+    VoterId(u64::from_le_bytes(*bytes))
+}

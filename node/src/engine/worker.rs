@@ -1,0 +1,190 @@
+//! The worker: the mirror engine, with the agent's socket and the metrics beside it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lockstep_proto::node::v1 as proto;
+use lockstep_proto::node::v1::engine_server::EngineServer;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tonic::transport::Server;
+
+use super::admin::EngineService;
+use super::attachments::Attachments;
+use super::engine_port::EnginePort;
+use super::meter::Meters;
+use super::{EngineOptions, Place, metrics};
+use crate::agent::pool_marker;
+use crate::failure::{Failure, chain};
+use crate::host::lock;
+use crate::process;
+use crate::state_dir::Program;
+use crate::{pool, rpc};
+
+/// How long leaving all volumes may take: everything in flight is flushed, on disks that may be busy.
+const LEAVE_WITHIN: Duration = Duration::from_secs(30);
+
+/// The worker's state.
+pub(super) struct Worker {
+    pub(super) place: Place,
+    pub(super) attachments: Attachments,
+    pub(super) verifies: Mutex<std::collections::BTreeMap<String, proto::Verify>>,
+    pub(super) resync_meters: Meters,
+    pub(super) verify_meters: Meters,
+    /// Notified when the worker shall leave everything and end.
+    pub(super) end: Notify,
+    engine: Mutex<Start>,
+}
+
+/// How far the engine is.
+enum Start {
+    /// Not begun, or failed: why.
+    Waits(String),
+    /// Under way.
+    Starts,
+    Runs(Arc<EnginePort>),
+}
+
+impl Worker {
+    /// The engine, if it runs.
+    pub(super) fn engine(&self) -> Result<Arc<EnginePort>, Failure> {
+        let reason = match &*self.engine.lock().expect("no holder panics") {
+            Start::Runs(engine) => return Ok(Arc::clone(engine)),
+            Start::Waits(reason) => reason.clone(),
+            Start::Starts => "it is starting".to_owned(),
+        };
+        Err(Failure::not_reachable(format!("the engine is not ready: {reason}")))
+    }
+
+    /// Takes the pool that the agent has opened.
+    pub(super) fn open_pool(self: &Arc<Self>, path: PathBuf) -> Result<(), Failure> {
+        let marker = pool_marker(&self.place.cluster, &self.place.me);
+        match pool::marker::Marker::read(&path) {
+            Ok(Some(found)) => {
+                found.check(&path, &marker).map_err(|error| Failure::state_forbids(error.to_string()))?
+            }
+            Ok(None) => return Err(Failure::wrong_input("path", path.display(), "has no pool's marker")),
+            Err(error) => return Err(Failure::state_forbids(chain(&error))),
+        }
+        self.start_engine(Some(path));
+        Ok(())
+    }
+
+    /// Starts the engine beside the runtime, unless it runs or starts.
+    fn start_engine(self: &Arc<Self>, pool: Option<PathBuf>) {
+        let mut engine = self.engine.lock().expect("no holder panics");
+        if !matches!(&*engine, Start::Waits(_)) {
+            return;
+        }
+        *engine = Start::Starts;
+        drop(engine);
+        let worker = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let started = EnginePort::start(&worker.place, pool);
+            *worker.engine.lock().expect("no holder panics") = match started {
+                Ok(engine) => Start::Runs(Arc::new(engine)),
+                Err(failure) => {
+                    tracing::error!(%failure, "engine does not start");
+                    Start::Waits(failure.message)
+                }
+            };
+        });
+    }
+
+    /// Starts with the pool that is there already, or without one if this node has none; else the agent brings it.
+    fn start_if_pool_ready(self: &Arc<Self>) {
+        let marker = pool_marker(&self.place.cluster, &self.place.me);
+        let mount_point = self.place.state.pool_mount();
+        let place = self.place.cluster.this.pool.clone();
+        match place.map(|place| pool::observe_open(&place, &mount_point, &marker)) {
+            None => self.start_engine(None),
+            Some(Ok(Some(path))) => self.start_engine(Some(path)),
+            Some(Ok(None)) => {}
+            Some(Err(error)) => {
+                *self.engine.lock().expect("no holder panics") = Start::Waits(chain(&error));
+            }
+        }
+    }
+
+    async fn end(&self) {
+        let Ok(engine) = self.engine() else { return };
+        self.attachments.stop_all(&engine).await;
+        engine.leave_all(LEAVE_WITHIN).await;
+    }
+}
+
+/// Runs the worker until it is told to end.
+///
+/// # Errors
+/// What keeps it from starting, or from going on.
+pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
+    end_on_panic();
+    let place = options.place()?;
+    // A predecessor that was killed holds this until its last disk write has landed.
+    let _lock = lock::wait_lock(&place.state.worker_lock()).context("wait for the previous worker's end")?;
+    let pid_file = place.state.pid_file(Program::Worker);
+    let worker = Arc::new(Worker {
+        place,
+        attachments: Attachments::default(),
+        verifies: Mutex::default(),
+        resync_meters: Meters::default(),
+        verify_meters: Meters::default(),
+        end: Notify::new(),
+        engine: Mutex::new(Start::Waits("it waits for its pool".to_owned())),
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(16)
+        .thread_name("admin")
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(serve(worker));
+    runtime.shutdown_background();
+    if served.is_ok() {
+        // The supervisor takes a record that is gone for a planned end.
+        process::forget_self(&pid_file);
+    }
+    served
+}
+
+/// A violated invariant ends the whole worker, whichever thread found it: a half that goes on would be silence to the peers and
+/// a hang to whoever waits. The supervisor reports the end.
+fn end_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
+}
+
+async fn serve(worker: Arc<Worker>) -> anyhow::Result<()> {
+    let socket = worker.place.state.engine_socket();
+    let incoming = rpc::listen_unix(&socket).with_context(|| format!("listen at {}", socket.display()))?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    worker.start_if_pool_ready();
+    let admin = Server::builder()
+        .add_service(EngineServer::new(EngineService(Arc::clone(&worker))))
+        .serve_with_incoming(incoming);
+    let scraped = serve_metrics(Arc::clone(&worker));
+    tokio::select! {
+        result = admin => result.context("serve the agent")?,
+        result = scraped => result?,
+        () = worker.end.notified() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    worker.end().await;
+    if let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "socket stays");
+    }
+    Ok(())
+}
+
+async fn serve_metrics(worker: Arc<Worker>) -> anyhow::Result<()> {
+    let Some(port) = worker.place.cluster.this.metrics_port else { return std::future::pending().await };
+    metrics::serve(port, move || metrics::render(Arc::clone(&worker)))
+        .await
+        .with_context(|| format!("serve metrics at port {port}"))
+}
