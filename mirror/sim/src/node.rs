@@ -1,6 +1,6 @@
 //! One node: its machine (the host), its engine's process, its disk and its metadata.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use lockstep_core::{BufId, Incarnation, Input, IoId, NodeId};
@@ -43,12 +43,16 @@ pub struct Node {
     pub store: Store,
     /// Memory that the machine may name.
     pub buffers: BTreeMap<BufId, Rc<[Block]>>,
+    /// Those of them that came with pulled data.
+    pub pulled: BTreeSet<BufId>,
     /// The next buffer that the shell hands in.
     pub next_buf: u64,
     /// The tick that is scheduled.
     pub tick_at: Option<u64>,
     /// Since when the process runs without a pause.
     pub running_since: u64,
+    /// How long it stays down after it has left as planned.
+    pub down_for: Option<u64>,
     /// Nobody starts it until a script does.
     pub held_down: bool,
 }
@@ -86,9 +90,11 @@ impl Node {
             orphans_until: 0,
             store,
             buffers: BTreeMap::new(),
+            pulled: BTreeSet::new(),
             next_buf: 1,
             tick_at: None,
             running_since: 0,
+            down_for: None,
             held_down: false,
         }
     }

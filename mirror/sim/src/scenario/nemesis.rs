@@ -202,8 +202,7 @@ fn set_hang(world: &mut World, node: NodeId, hang: bool) {
 }
 
 fn leave(world: &mut World, node: NodeId, outage: u64) {
-    world.leave_and_stop(node);
-    world.later(outage, Box::new(move |world| world.start(node)));
+    world.leave_and_stop(node, Some(outage));
 }
 
 fn detach(world: &mut World) {

@@ -66,15 +66,22 @@ impl World {
             Command::Detach if is_done => self.end_attachment(id),
             Command::Leave if is_done => {
                 let after = self.rng.below(20 * MS);
+                let down = self.nodes.get(&id).and_then(|node| node.down_for);
                 self.later(after, Box::new(move |world| world.stop_cleanly(id)));
+                if let Some(down) = down {
+                    self.later(after + down, Box::new(move |world| world.start(id)));
+                }
             }
             Command::Resize { blocks } if is_done => self.plan.size_blocks = blocks,
             _ => {}
         }
     }
 
-    /// Asks a node to leave as planned; when it has, its process is stopped.
-    pub fn leave_and_stop(&mut self, node: NodeId) {
+    /// Asks a node to leave as planned; when it has, its process is stopped, and started again after this time.
+    pub fn leave_and_stop(&mut self, node: NodeId, down: Option<u64>) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.down_for = down;
+        }
         // The shell stops its front end before it leaves.
         if self.front(node).attachment.is_some() {
             self.command(node, Command::Detach);

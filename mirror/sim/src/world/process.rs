@@ -70,6 +70,7 @@ impl World {
         node.paused = false;
         node.backlog.clear();
         node.buffers.clear();
+        node.pulled.clear();
         node.store.crash(&mut self.disk_rng);
         node.orphans_until = now + late;
         let incarnation = node.incarnation;
@@ -121,6 +122,7 @@ impl World {
         node.paused = false;
         node.backlog.clear();
         node.buffers.clear();
+        node.pulled.clear();
         node.store.crash(&mut self.disk_rng);
         node.orphans_until = 0;
         let incarnation = node.incarnation;
@@ -175,6 +177,7 @@ impl World {
         node.paused = false;
         node.backlog.clear();
         node.buffers.clear();
+        node.pulled.clear();
         node.operations.clear();
         node.store.crash(&mut self.disk_rng);
         node.disk.lose_power(&mut self.disk_rng);
