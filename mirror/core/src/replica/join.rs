@@ -250,12 +250,21 @@ impl Replica {
             if from == 0 {
                 updates.push(MetaUpdate::DirtyBegin { peer, since });
             }
-            updates.extend(chunks.iter().map(|(n, copy, compare)| MetaUpdate::DirtyChunk {
-                peer,
-                chunk: *n,
-                copy: *copy,
-                compare: *compare,
-            }));
+            // Writes of this round may have come before the map: they are owed too.
+            let mut map: BTreeMap<u64, (Chunk, Chunk)> = chunks.into_iter().map(|(n, c, d)| (n, (c, d))).collect();
+            if next.is_none() {
+                for (number, _) in join.touched.chunks() {
+                    let before = self.meta.dirty.get(&peer).filter(|_| from > 0);
+                    let kept = before.map(|m| (m.copy.chunk(number), m.compare.chunk(number))).unwrap_or_default();
+                    map.entry(number).or_insert(kept);
+                }
+            }
+            for (chunk, (mut copy, compare)) in map {
+                for (word, touched) in copy.iter_mut().zip(join.touched.chunk(chunk)) {
+                    *word |= touched;
+                }
+                updates.push(MetaUpdate::DirtyChunk { peer, chunk, copy, compare });
+            }
         } else {
             updates.push(MetaUpdate::DirtyEnd(peer));
         }

@@ -217,7 +217,8 @@ impl Replica {
         self.reconciled = false;
         self.reconcile = None;
         self.blocked.clear();
-        self.drop_held(|w| w.origin != super::apply::Origin::Local);
+        let written = self.view.is_written(self.node, self.incarnation);
+        self.drop_held(|w| !written || w.origin != super::apply::Origin::Local);
         self.permission_changed();
         if grew && self.meta.has_data {
             self.out.push(Effect::DiskResize { blocks: self.view.config.size_blocks });

@@ -516,7 +516,7 @@ impl Replica {
         }
         let asked = self.operator.is_detaching();
         let earlier = old.config.attached.get(&self.node).is_some_and(|a| a.recoverable);
-        if earlier && !was && !attached && !self.waiting.is_empty() {
+        if earlier && !was && !attached {
             return self.fence();
         }
         if was && !attached {
