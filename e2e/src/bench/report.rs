@@ -53,7 +53,7 @@ impl Report {
         let mut table = new_table(["load", "subject", "rate", "mean", "p99", "CPU/request", "/ qemu", "/ floor"]);
         for case in Case::ALL {
             let subjects = self.comparison.keys().filter(|key| (key.0, key.1) == (series, case));
-            for key @ (_, _, subject) in subjects {
+            for (index, key @ (_, _, subject)) in subjects.enumerate() {
                 let mean_of = |figure| self.comparison.figures(key, figure).median().unwrap_or_default();
                 let rate = if case.is_sequential() {
                     let rates = self.comparison.figures(key, |it| it.bytes_per_second / 1e6);
@@ -62,7 +62,7 @@ impl Report {
                     format!("{} /s", with_spread(&self.comparison.figures(key, |it| it.iops), 0))
                 };
                 table.add_row([
-                    case.name().to_owned(),
+                    if index == 0 { case.name().to_owned() } else { String::new() },
                     subject.name().to_owned(),
                     rate,
                     format!("{:.0} us", mean_of(|it| it.mean_us)),
@@ -140,7 +140,7 @@ impl Report {
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header);
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
