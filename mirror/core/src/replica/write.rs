@@ -307,7 +307,9 @@ impl Replica {
     pub(super) fn reissue_in_flight(&mut self, old: &View) {
         // Who may have been out and back in between has to acknowledge again.
         let next = self.view.config.epoch.0 <= old.config.epoch.0 + 1;
-        let view = if next { self.view.written() & old.written() } else { self.view.in_sync & old.in_sync };
+        let stayed = if next { self.view.written() & old.written() } else { self.view.in_sync & old.in_sync };
+        // A joining replica begins a new round with nothing touched: what it applied before it would pull over.
+        let view = stayed & !self.view.joining;
         let me = self.view.bit(self.node);
         for id in self.window.ids() {
             let on_disk = self.held.iter().any(|h| h.origin == Origin::Local && h.id == id)
@@ -346,6 +348,7 @@ impl Replica {
             Refusal::Disk | Refusal::NoSpace if last => {
                 // Nobody else has it and the last replica never leaves: the request fails.
                 let error = if reason == Refusal::NoSpace { IoError::NoSpace } else { IoError::Io };
+                self.drop_held(|w| w.origin == Origin::Local && w.id == id);
                 if let Some(write) = self.window.take(id) {
                     self.release(write.buf);
                     if let Some(request) = write.request {
