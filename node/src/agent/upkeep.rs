@@ -71,7 +71,7 @@ pub(super) async fn keep_up(agent: Arc<Agent>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut retried: Option<tokio::time::Instant> = None;
-    let mut named = false;
+    let mut named = None;
     loop {
         look.tick().await;
         if retried.is_none_or(|last| last.elapsed() >= RETRY_EVERY) {
@@ -84,8 +84,10 @@ pub(super) async fn keep_up(agent: Arc<Agent>) {
                 }
             }
             agent.carry_on().await;
-            if !named {
-                named = agent.ensure_device_names().await.is_ok();
+            // An engine that was killed took its devices along: their names go when its next run answers.
+            let run = agent.describe().await.incarnation;
+            if run != 0 && named != Some(run) && agent.ensure_device_names().await.is_ok() {
+                named = Some(run);
             }
         }
         agent.tell_engine_of_pool().await;

@@ -118,7 +118,9 @@ fn this_node(status: &VolumeStatus, cluster: &Cluster) -> proto::ThisNode {
         DiskState::Failed(_) => proto::DiskState::Failed,
     });
     this.set_role(role(&core.config, core.node));
-    let mode = core.config.attached.get(&core.node).filter(|_| core.attached).map(|attachment| attachment.mode);
+    // By the configuration: the core's own mark is off for a moment while it changes to another one.
+    let listed = core.config.attached.get(&core.node).filter(|attachment| attachment.incarnation == core.incarnation);
+    let mode = listed.map(|attachment| attachment.mode);
     this.set_attached(match mode {
         None => proto::AttachMode::None,
         Some(AttachMode::ReadWrite) => proto::AttachMode::ReadWrite,

@@ -57,7 +57,8 @@ struct Supervisor {
 /// # Errors
 /// What keeps it from starting, or a worker that did not end well when it was told to.
 pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
-    // Blocked before any thread starts, so that they are waited for here and nowhere else. A child's are unblocked by `exec`.
+    // Blocked before any thread starts, so that they are waited for here and nowhere else. The worker inherits that, and
+    // unblocks them again.
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD, Signal::SIGUSR1] {
         signals.add(signal);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use lockstep_proto::node::v1 as proto;
 use lockstep_proto::node::v1::engine_server::EngineServer;
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tonic::transport::Server;
@@ -121,6 +122,8 @@ impl Worker {
 /// What keeps it from starting, or from going on.
 pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
     end_on_panic();
+    // Inherited from the supervisor, which waits for its signals; ours are delivered.
+    SigSet::all().thread_unblock().context("unblock signals")?;
     let place = options.place()?;
     // A predecessor that was killed holds this until its last disk write has landed.
     let _lock = lock::wait_lock(&place.state.worker_lock()).context("wait for the previous worker's end")?;
