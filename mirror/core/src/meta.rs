@@ -61,6 +61,10 @@ pub struct Meta {
 }
 
 /// One durable change of [`Meta`].
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one, a chunk, is the common one; boxing it would allocate per chunk"
+)]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MetaUpdate {
     /// A run of the engine opened the volume.

@@ -1,5 +1,6 @@
 //! Changes of the configuration: pure functions from the register's value to the next one.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::config::{AttachMode, Attachment, Config, Joining};
@@ -40,7 +41,7 @@ pub(super) enum Change {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Planned {
     /// Swap to this.
-    Next(Config),
+    Next(Box<Config>),
     /// It is so already.
     Already,
     /// It cannot be, as the register stands.
@@ -177,7 +178,7 @@ impl Change {
             }
         }
         match next.check() {
-            Ok(()) => Planned::Next(next),
+            Ok(()) => Planned::Next(Box::new(next)),
             Err(why) => Planned::Impossible(why),
         }
     }

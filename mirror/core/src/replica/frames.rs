@@ -179,11 +179,8 @@ impl Replica {
             Message::WriteAck { id } => self.on_write_ack(node, id),
             Message::WriteRefused { id, reason } => self.on_write_refused(node, id, reason),
             Message::Commit { floor, flush_floor } => self.on_commit(node, floor, flush_floor),
-            Message::CommitWanted => {
-                if !self.broken(broken!(CommitNeverSent)) {
-                    self.send_commit(node);
-                }
-            }
+            Message::CommitWanted if self.broken(broken!(CommitNeverSent)) => {}
+            Message::CommitWanted => self.send_commit(node),
             Message::Flush { id, floor } => self.on_flush(node, id, floor),
             Message::FlushAck { id } => self.flush_acknowledged(node, id),
             Message::Read { id, range } => self.on_read(node, id, range),

@@ -93,6 +93,9 @@ impl Replica {
                 return;
             }
         }
+        if left && self.broken(broken!(StopClearsSurvivorsMap)) {
+            return;
+        }
         if !(was_written || was_member) || self.broken(broken!(DirtyOnlyAtWriter)) && !self.is_writer() {
             return;
         }

@@ -336,8 +336,8 @@ impl Replica {
         } else {
             self.send(source, Message::Pull { round, id, range }, None);
         }
-        if self.resync_rate > 0 {
-            let nanos = range.bytes().saturating_mul(1_000_000_000) / self.resync_rate;
+        // No rate, no limit.
+        if let Some(nanos) = range.bytes().saturating_mul(1_000_000_000).checked_div(self.resync_rate) {
             self.pull_at = self.pull_at.max(self.now).after(nanos);
         }
         true

@@ -42,7 +42,7 @@ impl Replica {
         self.wanted_of_failed()
             .or_else(|| if in_sync { self.wanted_expulsion() } else { None })
             .or_else(|| self.wanted_of_restarted())
-            .or_else(|| if in_sync && !listed.is_empty() { Some(Change::Expel(listed)) } else { None })
+            .or((in_sync && !listed.is_empty()).then_some(Change::Expel(listed)))
             .or_else(|| self.wanted_of_operator())
             .or_else(|| self.wanted_of_joiner())
             .or_else(|| if in_sync { self.wanted_voters() } else { None })
@@ -110,7 +110,7 @@ impl Replica {
     }
 
     /// A run that the register lists under its predecessor's number, or not at all.
-    fn wanted_of_restarted(&self) -> Option<Change> {
+    fn wanted_of_restarted(&mut self) -> Option<Change> {
         if !self.can_hold_data() {
             return None;
         }
@@ -140,12 +140,23 @@ impl Replica {
         if others.is_empty() {
             return Some(alone);
         }
+        if self.broken(broken!(TwoStarts)) {
+            return self.start_unasked(&alone);
+        }
         // All others have provably ended too: the lowest starts, without waiting for runs that cannot come back.
         let all_ended = others.iter().all(|(n, i)| self.exited.contains(&(*n, *i)));
         let rank = others.iter().filter(|(n, _)| *n < node).count() as u64;
         let waited = self.now.since(self.started_at);
         if all_ended && waited >= rank * self.timing.swap_delay || waited >= self.timing.start_alone {
             return Some(alone);
+        }
+        None
+    }
+
+    /// Starts alone without the arbiter's word: what must never be (broken variant 29).
+    fn start_unasked(&mut self, alone: &Change) -> Option<Change> {
+        if let super::change::Planned::Next(config) = alone.plan(&self.known) {
+            self.known = *config;
         }
         None
     }
