@@ -217,7 +217,7 @@ impl Replica {
                 config
                     .requests
                     .insert(self.node, RequestTag { incarnation: self.incarnation, number: self.proposer.tags });
-                Box::new(config)
+                config
             }
             _ => base,
         };
