@@ -1,6 +1,6 @@
 //! One node: its machine (the host), its engine's process, its disk and its metadata.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use lockstep_core::{BufId, Incarnation, Input, IoId, NodeId};
@@ -43,8 +43,6 @@ pub struct Node {
     pub store: Store,
     /// Memory that the machine may name.
     pub buffers: BTreeMap<BufId, Rc<[Block]>>,
-    /// Those of them that came with pulled data.
-    pub pulled: BTreeSet<BufId>,
     /// The next buffer that the shell hands in.
     pub next_buf: u64,
     /// The tick that is scheduled.
@@ -90,7 +88,6 @@ impl Node {
             orphans_until: 0,
             store,
             buffers: BTreeMap::new(),
-            pulled: BTreeSet::new(),
             next_buf: 1,
             tick_at: None,
             running_since: 0,

@@ -2,7 +2,7 @@
 //! durable before the write, generations that meet only by an operator's decision (I12).
 
 use lockstep_core::range::{region_blocks, regions};
-use lockstep_core::{BlockRange, BufId, Command, Config, Frame, MetaUpdate, NodeId};
+use lockstep_core::{BlockRange, Command, Config, Frame, MetaUpdate, NodeId};
 
 use crate::failure::Failure;
 use crate::world::World;
@@ -89,16 +89,13 @@ impl World {
         }
     }
 
-    /// A node writes to its replica. Pulled data needs no intent: until it is durable here, the source's dirty map says so.
-    pub(crate) fn check_disk_write(&mut self, id: NodeId, range: BlockRange, buf: Option<BufId>) {
+    /// A node writes to its replica.
+    pub(crate) fn check_disk_write(&mut self, id: NodeId, range: BlockRange) {
         let Some(node) = self.nodes.get(&id) else { return };
         let meta = node.store.durable();
         if range.end > self.plan.size_blocks.max(meta.config.size_blocks) {
             let what = format!("node {id} writes {range:?} beyond the volume's end");
             self.fail(Failure::correctness("contract", self.now, what));
-            return;
-        }
-        if buf.is_some_and(|buf| node.pulled.contains(&buf)) {
             return;
         }
         let unit = region_blocks(meta.config.size_blocks);

@@ -35,11 +35,11 @@ impl World {
                     return;
                 };
                 let part: Rc<[Block]> = if part.len() == blocks.len() { blocks.clone() } else { part.into() };
-                self.check_disk_write(id, range, Some(buf));
+                self.check_disk_write(id, range);
                 self.submit(id, io, range, Work::Write(part), durable, None);
             }
             Effect::DiskZero { io, range, durable, .. } => {
-                self.check_disk_write(id, range, None);
+                self.check_disk_write(id, range);
                 self.submit(id, io, range, Work::Zero, durable, None);
             }
             Effect::DiskFlush { io } => self.submit(id, io, BlockRange::default(), Work::Flush, false, None),
@@ -90,7 +90,6 @@ impl World {
         for request in node.operations.values_mut().filter(|request| request.buf == Some(buf)) {
             request.buf = None;
         }
-        node.pulled.remove(&buf);
         // A buffer of the core that no read has filled yet exists only by name.
         if node.buffers.remove(&buf).is_none() && buf.0 < BufId::CORE {
             let what = format!("node {id} releases {buf:?}, which it does not have");

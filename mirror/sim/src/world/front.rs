@@ -30,6 +30,8 @@ pub struct FrontEnd {
     pub open: BTreeMap<RequestId, Open>,
     /// Requests that outlived their engine and will be asked again.
     pub held: Vec<usize>,
+    /// It outlived its engine, and the next engine has not said yet whether the attachment goes on.
+    pub returning: bool,
     /// The chain of requests that is going on.
     pub chain: u64,
     /// The device was failed.
@@ -48,8 +50,13 @@ impl World {
         self.fronts.iter().find(|(_, front)| writes(front)).map(|(id, _)| *id)
     }
 
-    /// The attachment of a node has begun.
+    /// The attachment of a node has begun, or goes on after a restart of the engine.
     pub(super) fn begin_attachment(&mut self, id: NodeId, mode: AttachMode) {
+        let front = self.front(id);
+        if front.returning && front.attachment.is_some() {
+            front.returning = false;
+            return self.chain_load(id);
+        }
         self.attachments += 1;
         let attachment = self.attachments;
         let front = self.front(id);
@@ -63,6 +70,7 @@ impl World {
         let front = self.front(id);
         front.attachment = None;
         front.mode = None;
+        front.returning = false;
         front.open.clear();
         front.held.clear();
     }
@@ -94,10 +102,7 @@ impl World {
             return;
         }
         let asked = self.record.requests.len() as u64;
-        if node.machine.is_some()
-            && front.open.len() < depth
-            && front.held.is_empty()
-            && asked < self.plan.load.requests_max
+        if node.machine.is_some() && front.open.len() < depth && !front.returning && asked < self.plan.load.requests_max
         {
             self.ask_something(id);
         }
@@ -234,8 +239,12 @@ impl World {
         front.held.sort_unstable();
     }
 
-    /// Asks again what outlived the engine.
-    pub(super) fn ask_again(&mut self, id: NodeId) {
+    /// A front end that outlived its engine takes its attachment up again, and asks again what had no answer.
+    pub(super) fn return_front(&mut self, id: NodeId) {
+        let front = self.front(id);
+        let (Some(_), Some(mode)) = (front.attachment, front.mode) else { return };
+        front.returning = true;
+        self.attach(id, mode, false);
         for index in std::mem::take(&mut self.front(id).held) {
             self.hand_over(id, index);
         }

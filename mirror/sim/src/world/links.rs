@@ -1,7 +1,7 @@
 //! Connections: who dials, how they come up, how they break, what arrives.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{ConnId, Input, Message, Net, NodeId};
+use lockstep_core::{ConnId, Input, Net, NodeId};
 
 use super::{Happening, World};
 use crate::codec;
@@ -205,9 +205,6 @@ impl World {
                         return;
                     }
                     let payload = payload.map(|blocks| node.lend(blocks));
-                    if matches!(frame.message, Message::Pulled { .. }) {
-                        node.pulled.extend(payload);
-                    }
                     self.deliver(id, Input::Frame { peer, conn, frame, payload });
                 }
                 Err(reason) => {

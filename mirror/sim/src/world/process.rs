@@ -52,7 +52,7 @@ impl World {
         }
         self.check_started(id);
         self.step(id, Input::Tick);
-        self.ask_again(id);
+        self.return_front(id);
     }
 
     /// Kills a node's engine (SIGKILL); its supervisor may tell the peers.
@@ -70,7 +70,6 @@ impl World {
         node.paused = false;
         node.backlog.clear();
         node.buffers.clear();
-        node.pulled.clear();
         node.store.crash(&mut self.disk_rng);
         node.orphans_until = now + late;
         let incarnation = node.incarnation;
@@ -122,7 +121,6 @@ impl World {
         node.paused = false;
         node.backlog.clear();
         node.buffers.clear();
-        node.pulled.clear();
         node.store.crash(&mut self.disk_rng);
         node.orphans_until = 0;
         let incarnation = node.incarnation;
@@ -177,7 +175,6 @@ impl World {
         node.paused = false;
         node.backlog.clear();
         node.buffers.clear();
-        node.pulled.clear();
         node.operations.clear();
         node.store.crash(&mut self.disk_rng);
         node.disk.lose_power(&mut self.disk_rng);
