@@ -472,6 +472,11 @@ impl Replica {
         if self.broken(broken!(HangingDiskIgnored)) || self.disk.ops.is_empty() {
             return;
         }
+        // The last in-sync replica never leaves: what hangs there is waited for.
+        let last = self.view.in_sync == self.view.bit(self.node) && self.view.is_in_sync(self.node, self.incarnation);
+        if last {
+            return;
+        }
         let now = self.now;
         if self.disk.ops.iter().any(|op| now.since(op.started) >= self.timing.disk_hang) {
             self.fail_disk("a disk request hangs", false);

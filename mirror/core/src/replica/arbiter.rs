@@ -285,6 +285,8 @@ impl Replica {
             return;
         }
         let keep = config.generation == known.generation;
+        // A memory that is intact votes under the identity it has: a value that is accepted may name it already.
+        let voter = current.as_ref().filter(|v| keep && v.id != VoterId(0)).map_or(voter, |v| v.id);
         let state = VoterState {
             id: voter,
             promised: current.map(|v| v.promised).unwrap_or_default(),

@@ -190,7 +190,9 @@ impl Replica {
         let meta = setup.meta;
         let marks = meta.left.clone();
         let view = view::View::new(meta.config.clone(), &marks);
-        let disk = apply::Disk { failed: meta.failed.clone(), ..apply::Disk::default() };
+        // The last in-sync replica is all there is: a new run tries its disk again.
+        let only = meta.config.in_sync.len() == 1 && meta.config.in_sync.contains_key(&meta.node);
+        let disk = apply::Disk { failed: meta.failed.clone().filter(|_| !only), ..apply::Disk::default() };
         Replica {
             node: meta.node,
             incarnation: setup.incarnation,

@@ -205,7 +205,8 @@ impl Replica {
     }
 
     pub(super) fn on_voter_admitted(&mut self, from: NodeId, voter: VoterId) {
-        if self.admitting.is_some_and(|(node, id, _)| node == from && id == voter) {
+        if let Some((node, _, at)) = self.admitting.filter(|(node, ..)| *node == from) {
+            self.admitting = Some((node, voter, at));
             self.admitted = true;
             if let Some(peer) = self.peers.get_mut(&from) {
                 peer.no_memory = false;
