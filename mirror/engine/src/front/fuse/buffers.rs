@@ -15,6 +15,8 @@ use crate::front::memory::{PAGE_BYTES, Region, ResidentBudget};
 use crate::front::request::FrontBuffer;
 
 const HEAD_BYTES: usize = IN_HEADER_BYTES + WRITE_IN_BYTES;
+/// Requests longer than this live off the processor's cache.
+const LARGE_BYTES: usize = 128 << 10;
 
 /// Index of a buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct RequestBuffers {
     free: Vec<u16>,
     provided: usize,
     provided_max: usize,
+    /// Length of the data lent last: what the next requests are like.
+    recent_bytes: usize,
     /// Bytes of data in the hands of the engine.
     in_use_bytes: usize,
     budget_bytes: usize,
@@ -71,6 +75,7 @@ impl RequestBuffers {
             free: (0..count).rev().collect(),
             provided: 0,
             provided_max: usize::from(limits.provided_max),
+            recent_bytes: 0,
             in_use_bytes: 0,
             budget_bytes: limits.budget_bytes,
             resident: ResidentBudget::new(usize::from(count), limits.budget_bytes),
@@ -93,7 +98,9 @@ impl RequestBuffers {
     /// requests wait in the kernel until the engine has answered some of those it has.
     pub(crate) fn provide(&mut self) {
         let before = self.tail;
-        while self.provided < self.provided_max {
+        // Half as many large buffers fit the cache.
+        let wanted = if self.recent_bytes > LARGE_BYTES { self.provided_max.div_ceil(2) } else { self.provided_max };
+        while self.provided < wanted {
             let promised = (self.provided + 1) * self.payload_bytes + self.in_use_bytes;
             // The budget holds at least one maximal request, or none would ever come in.
             if promised > self.budget_bytes.max(self.payload_bytes) {
@@ -151,6 +158,7 @@ impl RequestBuffers {
     /// The payload part of a buffer, for the engine.
     pub(crate) fn lend(&mut self, id: BufferId, len: u32) -> FrontBuffer {
         self.in_use_bytes += len as usize;
+        self.recent_bytes = len as usize;
         self.resident.touch(usize::from(id.0), len as usize);
         FrontBuffer::new(self.payload(id), len)
     }

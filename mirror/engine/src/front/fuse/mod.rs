@@ -40,6 +40,11 @@ use device::DeviceChannel;
 use uring::UringChannel;
 use volume_file::VolumeFile;
 
+/// Buffers that wait for requests. The kernel takes them in turn, so that more of them are colder ones; fewer end the
+/// multishot read too often. Measured over a null back end, CPU time of the loop per request: with 2, 4, 8 and 32 buffers
+/// a 4 KiB write took 3.3, 2.6, 2.1 and 2.6 us, a 1 MiB write 180, 160, 255 and 290 us; hence fewer for large requests.
+const PROVIDED_MAX: u16 = 8;
+
 /// How requests travel between kernel and engine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FuseTransport {
@@ -162,7 +167,7 @@ impl FuseFrontEnd {
         let device = Arc::new(device);
         let payload_bytes = config.max_io_bytes as usize;
         let (in_flight_max, provided_max, reads) = match config.transport {
-            FuseTransport::Device(reads) => (config.in_flight_max.clamp(1, 1024), 32, reads),
+            FuseTransport::Device(reads) => (config.in_flight_max.clamp(1, 1024), PROVIDED_MAX, reads),
             // Forgets and interrupts only.
             FuseTransport::Uring => (4, 4, DeviceReads::Multishot),
         };
