@@ -202,7 +202,7 @@ impl EventLoop {
             let Some(volume) = self.volumes.get_mut(index) else { continue };
             volume.on_time(&mut self.io);
             for wanted in volume.dials_due(&self.io) {
-                self.dial(index, &wanted.call);
+                self.dial(index, &wanted.call, wanted.probe);
             }
         }
         self.expire_greetings();
@@ -363,15 +363,16 @@ impl EventLoop {
         }
     }
 
-    fn dial(&mut self, index: u32, call: &Call) {
+    fn dial(&mut self, index: u32, call: &Call, probe: bool) {
         let (peer, net) = (call.ends.to, call.net);
         let deadline = self.io.now.after(DIAL_NANOS_MAX);
-        let dialed = self
-            .io
-            .shared
-            .route(peer, net)
-            .ok_or(io::ErrorKind::AddrNotAvailable.into())
-            .and_then(|route| Greeting::dial((self.io.shared.key.clone(), nonce()?), call, index, route, deadline));
+        let route = self.io.shared.route(peer, net).ok_or(io::ErrorKind::AddrNotAvailable.into());
+        let dialed = route.and_then(|route| {
+            if probe {
+                return Greeting::probe((index, peer, net), route, deadline);
+            }
+            Greeting::dial((self.io.shared.key.clone(), nonce()?), call, index, route, deadline)
+        });
         match dialed {
             Ok(greeting) => self.start_greeting(greeting),
             Err(error) => {

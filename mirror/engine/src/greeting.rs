@@ -28,6 +28,9 @@ pub(crate) enum GreetingEnd {
     /// Nobody listens there.
     #[error("refused by the network")]
     Connect(#[source] std::io::Error),
+    /// Somebody listens there, which is all that was asked.
+    #[error("somebody listens")]
+    Probed,
     /// The other end went away.
     #[error("closed during the greeting")]
     Closed,
@@ -51,7 +54,7 @@ impl GreetingEnd {
         match self {
             GreetingEnd::Greet(error) => !matches!(error, Greet::RefusedThere(_)),
             GreetingEnd::Frame(_) | GreetingEnd::NotAReport => true,
-            GreetingEnd::Connect(_) | GreetingEnd::Closed | GreetingEnd::Broken(_) => false,
+            GreetingEnd::Connect(_) | GreetingEnd::Probed | GreetingEnd::Closed | GreetingEnd::Broken(_) => false,
         }
     }
 }
@@ -69,6 +72,8 @@ enum Half {
     Report {
         from: NodeId,
     },
+    /// Only looks whether anybody listens.
+    Probe,
     /// In between.
     Taken,
 }
@@ -137,6 +142,26 @@ impl Greeting {
         })
     }
 
+    /// Looks whether anybody listens at a peer.
+    pub(crate) fn probe(
+        peer: (u32, NodeId, Net),
+        (from, to): (SocketAddr, SocketAddr),
+        deadline: Time,
+    ) -> std::io::Result<Greeting> {
+        Ok(Greeting {
+            socket: socket::for_dialing(from)?,
+            half: Half::Probe,
+            doing: Doing::Connecting,
+            out: Vec::new(),
+            sent: 0,
+            input: Vec::new(),
+            filled: 0,
+            address: Some(Box::new(SockaddrStorage::from(to))),
+            peer: Some(peer),
+            deadline,
+        })
+    }
+
     /// Accepted a connection; the first entry receives.
     pub(crate) fn accept((key, nonce): (ClusterKey, Nonce), node: NodeId, socket: OwnedFd, deadline: Time) -> Greeting {
         Greeting {
@@ -182,6 +207,9 @@ impl Greeting {
             return (None, GreetingStep::Failed(end(error)));
         };
         match self.doing {
+            Doing::Connecting if matches!(self.half, Half::Probe) => {
+                return (None, GreetingStep::Failed(GreetingEnd::Probed));
+            }
             Doing::Connecting => self.doing = Doing::Sending,
             Doing::Sending => {
                 self.sent += bytes;
@@ -238,7 +266,9 @@ impl Greeting {
                 },
                 Err(error) => return (None, GreetingStep::Failed(GreetingEnd::Frame(error))),
             },
-            Half::Taken => unreachable!("a half is put back before the next completion"),
+            Half::Probe | Half::Taken => {
+                unreachable!("a probe receives nothing, and a half is put back before the next completion")
+            }
         };
         let rest = input.len();
         // The machines keep what they took; a report is parsed when it is whole.

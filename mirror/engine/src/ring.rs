@@ -64,8 +64,6 @@ impl Ring {
     pub(crate) fn new() -> io::Result<Ring> {
         let inner = build()?;
         inner.submitter().register_files_sparse(FIXED_FILES)?;
-        // Spares the look-up of the ring's own descriptor in each enter. Kernels before 5.18 have no such table.
-        let _ = inner.submitter().register_ring_fd();
         let free_files = (0..FIXED_FILES).rev().collect();
         Ok(Ring { inner, free_files, enters: 0, submitted: 0 })
     }

@@ -25,6 +25,8 @@ const LOOK_AGAIN_NANOS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub(crate) struct DialWanted {
     pub(crate) call: Call,
+    /// It is the peer that dials; this only looks whether anybody is there.
+    pub(crate) probe: bool,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,7 @@ struct Dial {
     wait: u64,
     /// A greeting is under way.
     busy: bool,
+    probe: bool,
 }
 
 /// When to dial whom.
@@ -76,27 +79,29 @@ impl Volume {
             }
             dial.busy = true;
             let ends = Ends { from: own, to: *peer };
-            due.push(DialWanted { call: Call { purpose: Purpose::Volume(self.id), net: *net, ends } });
+            let call = Call { purpose: Purpose::Volume(self.id), net: *net, ends };
+            due.push(DialWanted { call, probe: dial.probe });
         }
         due
     }
 
     fn look_for_peers(&mut self, io: &Io) {
         self.dials.look = io.now.after(LOOK_AGAIN_NANOS);
-        let mut wanted = std::collections::BTreeSet::new();
+        let own = io.shared.identity.node;
+        let mut wanted = BTreeMap::new();
         for peer in self.replica.peers() {
-            if !self.is_dialer(peer, io.shared.identity.node) {
-                continue;
-            }
+            // Whoever is dialed learns by a refused connection that a peer's process is gone, as the dialer does.
+            let probe = !self.is_dialer(peer, own);
             for net in [Net::Dedicated, Net::Ordinary] {
                 if io.shared.route(peer, net).is_some() && !self.has_link(peer, net) {
-                    wanted.insert((peer, net));
+                    wanted.insert((peer, net), probe);
                 }
             }
         }
-        self.dials.dials.retain(|key, dial| dial.busy || wanted.contains(key));
-        for key in wanted {
-            self.dials.dials.entry(key).or_insert(Dial { next: io.now, wait: DIAL_AGAIN_NANOS, busy: false });
+        self.dials.dials.retain(|key, dial| dial.busy || wanted.contains_key(key));
+        for (key, probe) in wanted {
+            let dial = Dial { next: io.now, wait: DIAL_AGAIN_NANOS, busy: false, probe };
+            self.dials.dials.entry(key).or_insert(dial).probe = probe;
         }
     }
 

@@ -3,6 +3,9 @@
 //! All updates that the core asked for while a commit was under way become one batch, written with one aligned,
 //! synchronous write; the next one starts when it is durable. `lockstep_format::disk::Journal` decides what goes where.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::os::fd::AsFd;
 

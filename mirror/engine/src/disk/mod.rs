@@ -4,6 +4,9 @@
 //! when everything that a killed process had submitted has landed. An operation that fails is reported once and never
 //! tried again; only the rest of a *short* one is asked for, because that is how ENOSPC and EIO show themselves.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 
