@@ -32,7 +32,9 @@ impl World {
         self.checks.holders = config.in_sync.keys().map(|node| (*node, boot(self, node))).collect();
         self.checks.last_writes.clear();
         self.checks.flushes.clear();
-        for holder in still {
+        // An expulsion that was decided before the power was lost may be found out about only now; a start is new.
+        let starts = config.in_sync.iter().all(|(node, run)| before.in_sync.get(node) != Some(run));
+        for holder in still.into_iter().filter(|_| starts) {
             let patience = self.plan.timing.start_alone;
             let steady = self.nodes.get(&holder).is_some_and(|node| {
                 node.is_running() && self.now.saturating_sub(node.running_since.max(self.last_cut)) > patience

@@ -188,8 +188,11 @@ fn cut(world: &mut World, node: NodeId, outage: u64) {
 }
 
 fn hang(world: &mut World, node: NodeId, outage: u64) {
+    if world.nodes.get(&node).is_some_and(|node| node.disk.faults.hang) {
+        return;
+    }
     // Shorter than what fails a replica: a failed one does not come back by itself.
-    let longest = world.plan.timing.disk_hang * 9 / 10;
+    let longest = world.plan.timing.disk_hang / 2;
     set_hang(world, node, true);
     world.later(outage.min(longest), Box::new(move |world| set_hang(world, node, false)));
 }
