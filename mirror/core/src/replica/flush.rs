@@ -113,7 +113,7 @@ impl Replica {
 
     fn send_flush(&mut self) {
         let needed = self.flush_needed();
-        let floor = self.window.floor;
+        let floor = self.window.commit_floor();
         let Some(flush) = &mut self.flush else { return };
         let id = flush.id;
         let todo = needed & !flush.acked & !flush.sent;

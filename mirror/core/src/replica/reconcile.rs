@@ -338,6 +338,7 @@ impl Replica {
         self.suspect.clear();
         let view = &self.view;
         self.applied.retain(|e| view.is_writer(e.writer, e.incarnation));
+        self.window.given_up = None;
         if self.is_writer() && !self.grants.holds() {
             let epoch = self.view.config.epoch;
             self.grants.acquire(self.node, epoch);

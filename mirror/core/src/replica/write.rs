@@ -31,12 +31,29 @@ pub(super) struct InFlight {
 /// In-flight writes by number: a window from the commit floor on.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// Number of the first entry; every write below it is committed.
-    pub floor: WriteId,
+    /// Number of the first entry.
+    floor: WriteId,
+    /// The first write that was given up although not everybody has it: nothing from it on may be called committed until
+    /// a reconcile has settled what of it is where.
+    pub given_up: Option<WriteId>,
     entries: VecDeque<Option<InFlight>>,
 }
 
 impl Window {
+    /// Every write below this is committed.
+    pub fn commit_floor(&self) -> WriteId {
+        self.given_up.map_or(self.floor, |id| id.min(self.floor))
+    }
+
+    /// Removes a write that will not be sent again.
+    pub fn give_up(&mut self, id: WriteId) -> Option<InFlight> {
+        let given_up = self.take(id);
+        if given_up.is_some() {
+            self.given_up = Some(self.given_up.map_or(id, |first| first.min(id)));
+        }
+        given_up
+    }
+
     pub fn next_id(&self) -> WriteId {
         WriteId(self.floor.0 + self.entries.len() as u64)
     }
@@ -190,7 +207,7 @@ impl Replica {
 
     /// Sends an in-flight write to everybody who has neither acknowledged nor received it in this session and view.
     fn send_write(&mut self, id: WriteId) {
-        let floor = self.window.floor;
+        let floor = self.window.commit_floor();
         let flush_floor = self.flush_floor();
         let needed = self.view.written();
         let Some(write) = self.window.get_mut(id) else { return };
@@ -367,7 +384,7 @@ impl Replica {
             return;
         }
         self.commit_at = Time::NEVER;
-        let told = (self.window.floor, self.flush_floor());
+        let told = (self.window.commit_floor(), self.flush_floor());
         let late: Vec<NodeId> = (self.peers.iter())
             .filter(|(n, p)| p.told != told && self.view.bit(**n) & self.view.written() != 0)
             .map(|(n, _)| *n)
@@ -378,7 +395,7 @@ impl Replica {
     }
 
     pub(super) fn send_commit(&mut self, node: NodeId) {
-        let (floor, flush_floor) = (self.window.floor, self.flush_floor());
+        let (floor, flush_floor) = (self.window.commit_floor(), self.flush_floor());
         self.send(node, Message::Commit { floor, flush_floor }, None);
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.told = (floor, flush_floor);
@@ -420,7 +437,7 @@ impl Replica {
     pub(super) fn fail_all(&mut self, error: IoError) {
         self.drop_held(|w| w.origin == Origin::Local);
         for id in self.window.ids() {
-            if let Some(write) = self.window.take(id) {
+            if let Some(write) = self.window.give_up(id) {
                 self.release(write.buf);
                 if let Some(request) = write.request {
                     self.complete(request, Err(error));
