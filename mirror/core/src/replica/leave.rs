@@ -58,7 +58,7 @@ impl Replica {
         }
         if self.is_attached_here() {
             // The engine stops: the front end has been stopped before, whatever is still open fails.
-            self.fail_all(IoError::Io);
+            self.fail_requests(IoError::Io);
         }
         self.leaving.command = Some(command);
         self.leaving.since = self.now;

@@ -149,6 +149,8 @@ pub struct Replica {
     flush: Option<flush::Flushing>,
     flush_next: Vec<RequestId>,
     next_flush: FlushId,
+    /// A write failed at the last in-sync replica while others were joining.
+    failed_at_last: bool,
     fenced: bool,
     fenced_at: Option<Epoch>,
     frozen: bool,
@@ -241,6 +243,7 @@ impl Replica {
             flush: None,
             flush_next: Vec::new(),
             next_flush: FlushId(0),
+            failed_at_last: false,
             fenced: false,
             fenced_at: None,
             frozen: false,
@@ -358,6 +361,7 @@ impl Replica {
         self.send_commits();
         self.advance_leave();
         self.check_commands();
+        self.next_reconcile_step();
         self.advance_verify();
         self.submit_pulls();
         self.flush_in_background();

@@ -141,7 +141,7 @@ impl Replica {
     }
 
     /// Does the next thing on the list, or says that everything is settled.
-    fn next_reconcile_step(&mut self) {
+    pub(super) fn next_reconcile_step(&mut self) {
         let Some(reconcile) = &mut self.reconcile else { return };
         if reconcile.step.is_some() {
             return;
@@ -158,7 +158,18 @@ impl Replica {
             }
             return;
         }
-        if let Some(range) = reconcile.suspects.pop_front() {
+        if let Some(range) = reconcile.suspects.front().copied() {
+            // What a surviving writer has in flight here is applied everywhere before anything is compared.
+            let view = &self.view;
+            let theirs = |e: &Uncommitted| e.range.overlaps(range) && view.is_writer(e.writer, e.incarnation);
+            if self.window.overlaps(range) || self.applied.iter().any(theirs) {
+                self.want_commit();
+                self.attention_at = self.attention_at.min(self.now.after(crate::timing::MS));
+                return;
+            }
+            if let Some(reconcile) = &mut self.reconcile {
+                reconcile.suspects.pop_front();
+            }
             let id = self.next_read_id();
             let others: BTreeSet<NodeId> = self.view.nodes(self.view.in_sync).collect();
             self.set_step(Step::Compare { id, range, digests: BTreeMap::new(), waits_for: others.clone() });

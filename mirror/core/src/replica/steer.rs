@@ -40,6 +40,7 @@ impl Replica {
             return (!listed.is_empty() && in_sync).then_some(Change::Expel(listed));
         }
         self.wanted_of_failed()
+            .or_else(|| self.wanted_of_failed_write())
             .or_else(|| if in_sync { self.wanted_expulsion() } else { None })
             .or_else(|| self.wanted_of_restarted())
             .or((in_sync && !listed.is_empty()).then_some(Change::Expel(listed)))
@@ -54,6 +55,13 @@ impl Replica {
         let written = self.view.is_written(self.node, self.incarnation);
         let last = self.view.in_sync == self.view.bit(self.node) && !self.broken(broken!(LastReplicaLeaves));
         (self.disk.failed.is_some() && written && !last).then_some(Change::DropReplica(self.node, self.incarnation))
+    }
+
+    /// Joining replicas may hold a write that failed at the last in-sync one: they begin anew.
+    fn wanted_of_failed_write(&self) -> Option<Change> {
+        let node = self.view.nodes(self.view.joining).next().filter(|_| self.failed_at_last)?;
+        let incarnation = self.view.config.joining.get(&node)?.incarnation;
+        Some(Change::DropReplica(node, incarnation))
     }
 
     /// Keeps the list of suspected members, with the time since when.

@@ -322,6 +322,7 @@ impl Replica {
 
     /// A new view: acknowledgements of those who stayed count; everybody else gets the write again.
     pub(super) fn reissue_in_flight(&mut self, old: &View) {
+        self.forget_failed();
         // Who may have been out and back in between has to acknowledge again.
         let next = self.view.config.epoch.0 <= old.config.epoch.0 + 1;
         let stayed = if next { self.view.written() & old.written() } else { self.view.in_sync & old.in_sync };
@@ -365,14 +366,7 @@ impl Replica {
             Refusal::Disk | Refusal::NoSpace if last => {
                 // Nobody else has it and the last replica never leaves: the request fails.
                 let error = if reason == Refusal::NoSpace { IoError::NoSpace } else { IoError::Io };
-                self.drop_held(|w| w.origin == Origin::Local && w.id == id);
-                if let Some(write) = self.window.take(id) {
-                    self.release(write.buf);
-                    if let Some(request) = write.request {
-                        self.complete(request, Err(error));
-                    }
-                    self.serve_waiting();
-                }
+                self.fail_at_last(id, error);
             }
             _ => {}
         }
@@ -455,26 +449,67 @@ impl Replica {
         }
     }
 
-    /// The volume wants errors rather than waiting without a quorum. Writes stay in flight without their request: they
-    /// may be on some replica, and are made equal when everybody is back.
+    /// The volume wants errors rather than waiting without a quorum.
     pub(super) fn fail_on_quorum_loss(&mut self) {
-        if self.view.config.settings.on_quorum_loss != crate::config::OnQuorumLoss::Error {
-            return;
+        if self.view.config.settings.on_quorum_loss == crate::config::OnQuorumLoss::Error {
+            self.fail_requests(IoError::Io);
         }
+    }
+
+    /// Fails every request that is open, and keeps their writes in flight: they may be on some replica, so they are not
+    /// committed before they are on all.
+    pub(super) fn fail_requests(&mut self, error: IoError) {
         for id in self.window.ids() {
-            let request = self.window.get_mut(id).and_then(|w| w.request.take());
-            if let Some(request) = request {
-                self.complete(request, Err(IoError::Io));
-            }
+            self.fail_write(id, error);
         }
-        self.fail_reads(IoError::Io);
-        self.fail_flushes(IoError::Io);
+        self.fail_reads(error);
+        self.fail_flushes(error);
         let waiting = core::mem::take(&mut self.waiting);
         for request in waiting {
             if !matches!(request.op, Op::Read | Op::Flush) {
                 self.release(Some(request.buf));
             }
-            self.complete(request.id, Err(IoError::Io));
+            self.complete(request.id, Err(error));
+        }
+    }
+
+    /// Tells the front end that a write failed. It stays in flight as long as a joining replica may have applied it.
+    fn fail_write(&mut self, id: WriteId, error: IoError) {
+        let request = self.window.get_mut(id).and_then(|w| w.request.take());
+        if let Some(request) = request {
+            self.complete(request, Err(error));
+        }
+    }
+
+    /// The last in-sync replica could not apply a write: its request fails. Joining replicas that may have applied it
+    /// leave, and compare what they hold when they come back; only then is the write forgotten.
+    fn fail_at_last(&mut self, id: WriteId, error: IoError) {
+        self.fail_write(id, error);
+        if self.view.joining != 0 {
+            self.failed_at_last = true;
+            self.attention = true;
+            return;
+        }
+        self.drop_held(|w| w.origin == Origin::Local && w.id == id);
+        if let Some(write) = self.window.take(id) {
+            self.release(write.buf);
+        }
+        self.serve_waiting();
+    }
+
+    /// Writes whose requests failed at the last replica, once nobody else is left that may hold them.
+    fn forget_failed(&mut self) {
+        if !self.failed_at_last || self.view.joining != 0 {
+            return;
+        }
+        self.failed_at_last = false;
+        for id in self.window.ids() {
+            if self.window.get_mut(id).is_some_and(|w| w.request.is_none()) {
+                self.drop_held(|w| w.origin == Origin::Local && w.id == id);
+                if let Some(write) = self.window.take(id) {
+                    self.release(write.buf);
+                }
+            }
         }
     }
 
@@ -484,14 +519,8 @@ impl Replica {
         match op.purpose {
             Purpose::Write(write) => match write.origin {
                 Origin::Local => {
-                    if let Some(in_flight) = self.window.take(write.id) {
-                        self.release(in_flight.buf);
-                        if let Some(request) = in_flight.request {
-                            self.complete(request, Err(error));
-                        }
-                    }
+                    self.fail_at_last(write.id, error);
                     self.start_held_writes();
-                    self.serve_waiting();
                 }
                 Origin::Peer { node, .. } => {
                     self.release(write.buf);
