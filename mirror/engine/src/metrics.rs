@@ -22,6 +22,18 @@ struct Sheet {
 }
 
 impl Sheet {
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let counter: Counter = Counter::default();
+        counter.inc_by(value);
+        self.registry.register(name, help, counter);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        self.registry.register(name, help, gauge);
+    }
+
     fn counters(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, u64)>) {
         let family = Family::<Labels, Counter>::default();
         for (labels, value) in samples {
@@ -48,8 +60,8 @@ impl Engine {
         put_loops(&mut sheet, &self.loop_counters());
         let entries = self.list();
         let failed = entries.iter().filter(|entry| matches!(entry.state, VolumeState::Failed(_))).count();
-        sheet.gauges("volumes", "Volumes on this node", [(Labels::new(), entries.len() as u64)]);
-        sheet.gauges("volumes_failed", "Volumes whose files cannot be used", [(Labels::new(), failed as u64)]);
+        sheet.gauge("volumes", "Volumes on this node", entries.len() as u64);
+        sheet.gauge("volumes_failed", "Volumes whose files cannot be used", failed as u64);
         let asked: Vec<_> = entries.iter().filter_map(|entry| self.status(&entry.name).ok()).collect();
         let statuses: Vec<VolumeStatus> = asked.into_iter().filter_map(|status| status.wait()).collect();
         put_core_counters(&mut sheet, &statuses);
@@ -85,7 +97,7 @@ impl Engine {
             ("exit_reports", "Reports of other nodes' supervisors", &counters.reports),
         ];
         for (name, help, value) in rows {
-            sheet.counters(name, help, [(Labels::new(), value.load(Ordering::Relaxed))]);
+            sheet.counter(name, help, value.load(Ordering::Relaxed));
         }
     }
 }

@@ -1,0 +1,145 @@
+//! What strangers and damaged peers meet.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use common::{Cluster, PATIENCE, await_state};
+use lockstep_engine::core::{
+    BlockRange, FlushId, Frame, GrantNumber, Message, Net, NodeId, Stamp, VolumeId, WriteId, WriteKind,
+};
+use lockstep_engine::{ExitReport, report_exit};
+use lockstep_format::wire::greeting::{Call, ClusterKey, Dialer, Dialing, Ends, Greet, Purpose, Refused};
+use lockstep_format::wire::{PayloadHead, encode_frame};
+
+fn metric(cluster: &Cluster, id: u32, name: &str) -> u64 {
+    let text = cluster.engines[&id].metrics_text();
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("no {name}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn await_metric(cluster: &Cluster, id: u32, name: &str, at_least: u64) {
+    let seen = || (metric(cluster, id, name) >= at_least).then_some(());
+    await_state(seen).unwrap_or_else(|| panic!("{name} stays below {at_least}"));
+}
+
+fn connect(cluster: &Cluster, to: u32) -> TcpStream {
+    let stream = TcpStream::connect(cluster.nodes[to as usize - 1].ordinary).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Waits until the other end closes.
+fn await_close(stream: &mut TcpStream) {
+    // A reset is a close as well.
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+fn greet(cluster: &Cluster, secret: &[u8], (from, to): (u32, u32), volume: [u8; 16]) -> Result<TcpStream, Greet> {
+    let mut stream = connect(cluster, to);
+    let ends = Ends { from: NodeId(from), to: NodeId(to) };
+    let call = Call { purpose: Purpose::Volume(VolumeId(volume)), net: Net::Ordinary, ends };
+    let mut out = Vec::new();
+    let mut dialer = Dialer::dial(ClusterKey::derive(secret), &call, &[9; 32], &mut out);
+    loop {
+        stream.write_all(&out).unwrap();
+        out.clear();
+        let mut input = [0; 1];
+        stream.read_exact(&mut input).unwrap();
+        if let Dialing::Greeted(_) = dialer.receive(&mut &input[..], &mut out)? {
+            return Ok(stream);
+        }
+    }
+}
+
+const SECRET: &[u8] = b"a secret of the tests";
+
+#[test]
+fn strangers_are_refused_and_counted() {
+    let cluster = Cluster::start("strangers");
+    cluster.create("v", 1024);
+    let mut stream = connect(&cluster, 2);
+    stream.write_all(&[b'x'; 200]).unwrap();
+    await_close(&mut stream);
+    await_metric(&cluster, 2, "lockstep_connections_hostile_total", 1);
+    // Another key: the dialer finds out, because the acceptor's proof comes first.
+    assert_eq!(greet(&cluster, b"guessed", (1, 2), [7; 16]).unwrap_err(), Greet::BadProof);
+    assert_eq!(greet(&cluster, SECRET, (1, 2), [8; 16]).unwrap_err(), Greet::RefusedThere(Refused::UnknownVolume));
+    assert_eq!(greet(&cluster, SECRET, (9, 2), [7; 16]).unwrap_err(), Greet::RefusedThere(Refused::UnknownNode));
+    cluster.attach(1, "v", false).unwrap();
+    cluster.write(1, "v", 5, 5);
+}
+
+#[test]
+fn a_greeted_peer_that_sends_no_frames_is_cut_off() {
+    let cluster = Cluster::start("garbage");
+    cluster.create("v", 1024);
+    cluster.attach(1, "v", false).unwrap();
+    let oversized = {
+        // A head whose checksum is right and whose claim is not: nothing may be allocated for it.
+        let mut bytes = Vec::new();
+        let frame = Frame { stamp: Stamp::default(), message: Message::CommitWanted };
+        encode_frame(&frame, PayloadHead::NONE, &mut bytes).unwrap();
+        bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+        let crc = lockstep_format::crc32c(&bytes[..44]);
+        bytes[44..48].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    };
+    for (number, bytes) in [vec![0; 48], oversized].into_iter().enumerate() {
+        let mut stream = greet(&cluster, SECRET, (3, 2), [7; 16]).unwrap();
+        stream.write_all(&bytes).unwrap();
+        await_close(&mut stream);
+        await_metric(&cluster, 2, "lockstep_connections_hostile_total", number as u64 + 1);
+    }
+    cluster.write(1, "v", 5, 5);
+    assert_eq!(cluster.read(1, "v", BlockRange::new(5, 6)), [5; 4096]);
+}
+
+#[test]
+fn a_payload_that_was_damaged_on_the_way_never_reaches_the_disk() {
+    let cluster = Cluster::start("damaged");
+    cluster.create("v", 1024);
+    let mut stream = greet(&cluster, SECRET, (3, 2), [7; 16]).unwrap();
+    let message = Message::Write {
+        id: WriteId(1),
+        grant: GrantNumber::default(),
+        range: BlockRange::new(3, 4),
+        kind: WriteKind::Data,
+        durable: false,
+        floor: WriteId(0),
+        flush_floor: FlushId(0),
+    };
+    let mut bytes = Vec::new();
+    let payload = vec![6; 4096];
+    encode_frame(&Frame { stamp: Stamp::default(), message }, PayloadHead::of(&payload), &mut bytes).unwrap();
+    bytes.extend_from_slice(&payload);
+    *bytes.last_mut().unwrap() ^= 1;
+    stream.write_all(&bytes).unwrap();
+    await_close(&mut stream);
+    await_metric(&cluster, 2, "lockstep_payloads_damaged_total", 1);
+    assert!(cluster.data(2, "v").iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_supervisors_report_reaches_every_volume_of_the_other_nodes() {
+    let mut cluster = Cluster::start("report");
+    cluster.create("v", 1024);
+    cluster.attach(1, "v", false).unwrap();
+    let incarnation = cluster.engines[&2].identity().incarnation;
+    cluster.crash_node(2);
+    let report = ExitReport { node: NodeId(2), incarnation, restarting: false };
+    let sent = report_exit(report, SECRET, &cluster.nodes, Duration::from_secs(5));
+    assert_eq!(sent.len(), 4);
+    assert!(sent.iter().all(|(_, _, result)| result.is_ok()), "{sent:?}");
+    for id in [1, 3] {
+        await_metric(&cluster, id, "lockstep_exit_reports_total", 2);
+    }
+    cluster.write(1, "v", 9, 9);
+    assert_eq!(cluster.status(1, "v").core.config.in_sync.len(), 1);
+    // With another key nobody listens.
+    let refused = report_exit(report, b"guessed", &cluster.nodes, Duration::from_secs(5));
+    assert!(refused.iter().all(|(_, _, result)| result.is_err()));
+}
