@@ -24,13 +24,18 @@ impl Level {
         }
     }
 
-    /// By how many per cent of the bound it is missed; 0 if it holds.
-    pub fn missed_by_percent(self, median: f64) -> f64 {
-        let (bound, over) = match self {
-            Level::AtLeast(bound) => (bound, bound - median),
-            Level::AtMost(bound) => (bound, median - bound),
+    /// By how much a median misses it; nothing if it holds. A bound of 0 is missed by the median itself.
+    pub fn missed_by(self, median: f64) -> Option<String> {
+        let bound = match self {
+            Level::AtLeast(bound) | Level::AtMost(bound) => bound,
         };
-        if over <= 0.0 { 0.0 } else { over / bound.max(f64::MIN_POSITIVE) * 100.0 }
+        if self.holds(median) {
+            None
+        } else if bound == 0.0 {
+            Some(format!("{median:.0}"))
+        } else {
+            Some(format!("{:.0} %", (median - bound).abs() / bound * 100.0))
+        }
     }
 }
 
@@ -131,9 +136,10 @@ mod tests {
 
     #[test]
     fn a_miss_says_by_how_much() {
-        assert_eq!(Level::AtLeast(2.0).missed_by_percent(1.5), 25.0);
-        assert_eq!(Level::AtMost(200.0).missed_by_percent(250.0), 25.0);
-        assert_eq!(Level::AtMost(200.0).missed_by_percent(150.0), 0.0);
+        assert_eq!(Level::AtLeast(2.0).missed_by(1.5).as_deref(), Some("25 %"));
+        assert_eq!(Level::AtMost(200.0).missed_by(250.0).as_deref(), Some("25 %"));
+        assert_eq!(Level::AtMost(0.0).missed_by(2.0).as_deref(), Some("2"));
+        assert_eq!(Level::AtMost(200.0).missed_by(150.0), None);
     }
 
     #[test]

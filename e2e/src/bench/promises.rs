@@ -1,7 +1,7 @@
 //! What is counted rather than timed, and two figures that want nodes of their own: a slow link, and memory.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -18,7 +18,9 @@ use crate::wait;
 
 const VOLUME: &str = "promises";
 const VOLUME_BYTES: u64 = 256 << 20;
-const QUIET_BOUND: Duration = Duration::from_secs(30);
+const QUIET_BOUND: Duration = Duration::from_secs(60);
+/// Longer than anything that a replica puts off until it has nothing else to do.
+const QUIET: Duration = Duration::from_secs(3);
 /// Each way.
 const LINK_DELAY: Duration = Duration::from_millis(5);
 /// The volume of the promise about memory.
@@ -30,10 +32,13 @@ pub fn measure_locality(directory: &Path, duration: Duration, cleanup: &Cleanup)
     let device = bed.written_volume(VOLUME, VOLUME_BYTES, "b", &[])?;
     run_fio(Case::RandomWrite32, &device, duration)?;
     // COMMITs, and the flushes by which write intent is cleared, belong to the writes: wait until they have ended.
-    let mut last = None;
-    wait::until_true("no frame but heartbeats is sent", QUIET_BOUND, || {
+    let (mut last, mut since) = (0, Instant::now());
+    wait::until_true("no frame but heartbeats is sent any more", QUIET_BOUND, || {
         let now = frames_but_heartbeats(&bed.status(VOLUME)?)?;
-        Ok(last.replace(now) == Some(now))
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        Ok(since.elapsed() >= QUIET)
     })?;
     let before = bed.status(VOLUME)?;
     let sample = run_fio(Case::RandomRead32, &device, duration)?;

@@ -88,8 +88,9 @@ impl Report {
             let verdict = match (line.level, line.figures.median()) {
                 (None, _) => String::new(),
                 (Some(_), None) => "MISS: not measured".to_owned(),
-                (Some(level), Some(median)) if level.holds(median) => "pass".to_owned(),
-                (Some(level), Some(median)) => format!("MISS by {:.0} %", level.missed_by_percent(median)),
+                (Some(level), Some(median)) => {
+                    level.missed_by(median).map_or_else(|| "pass".to_owned(), |much| format!("MISS by {much}"))
+                }
             };
             table.add_row([
                 line.what.clone(),
