@@ -232,9 +232,10 @@ impl Replica {
         self.install_attachment(&old);
         self.install_report();
         self.broadcast_installed();
+        // The round begins before anything is applied in it: what is applied again now counts as touched.
+        self.restart_join();
         self.reissue_in_flight(&old);
         self.restart_flush();
-        self.restart_join();
         self.source_view_changed();
         self.leave_view_changed();
         self.verify_view_changed();
