@@ -6,6 +6,7 @@ use lockstep_e2e::bank;
 use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::demo::{Screen, StoryStart, tell};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Shows a mirrored volume lose its peer and its writer, and checks every acknowledged byte.
@@ -31,7 +32,17 @@ enum Part {
     },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match demo() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nthe demo failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<()> {
     let arguments = Arguments::parse();
     if let Some(Part::Transactions { database, seed }) = arguments.part {
         // Its end is told on standard output; the exit code says nothing more.

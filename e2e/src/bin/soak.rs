@@ -5,6 +5,7 @@ use clap::{Parser, ValueEnum};
 use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::soak::{FrontEnd, SoakOptions, run};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Rounds of SIGKILL, SIGSTOP and clean stops of a random node under a recording load.
@@ -40,7 +41,17 @@ enum FrontEndName {
     NbdSocket,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match soak() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nthe soak failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn soak() -> Result<()> {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(seed_of_clock);
     let parent = arguments.dir.unwrap_or_else(std::env::temp_dir);
