@@ -14,7 +14,7 @@ use super::view::{Report, lists};
 use crate::config::Config;
 use crate::effect::{Effect, Event};
 use crate::ids::{BufId, ConnId, FlushId, Incarnation, NodeId, SessionId, Time, WriteId};
-use crate::message::{Frame, Message, Net, Stamp};
+use crate::message::{Frame, Message, Net, Refusal, Stamp};
 
 /// One connection.
 #[derive(Clone, Copy, Debug)]
@@ -289,11 +289,21 @@ impl Replica {
         if !answer {
             self.send_hello(node, conn, session, true);
         }
+        self.refuse_expelled(node, incarnation, &config);
         self.learn_config(&config);
         for (n, i) in left {
             self.learn_mark(n, i);
         }
         self.session_opened(node);
+    }
+
+    /// A run that still takes itself for a member, but was expelled: it slept, or was cut off. Nothing of its old view is taken.
+    fn refuse_expelled(&mut self, node: NodeId, incarnation: Incarnation, its: &Config) {
+        let was_listed = its.epoch < self.known.epoch && lists(its, node, incarnation);
+        if was_listed && !lists(&self.known, node, incarnation) {
+            self.counters.stale_refused += 1;
+            self.out.push(Effect::Event(Event::Refused { node, reason: Refusal::Stale }));
+        }
     }
 
     /// A run that is newer than the one listed proves that the listed one has ended: it held the state's lock.
