@@ -55,7 +55,7 @@ pub fn run_round(cluster: &mut Cluster, plan: &Plan) -> Result<RoundResult> {
         }
     }
 
-    let survivors: Vec<String> = cluster.replica_nodes().iter().filter(|node| **node != victim).cloned().collect();
+    let survivors: Vec<String> = cluster.playground().nodes().iter().filter(|node| **node != victim).cloned().collect();
     let refused_before = cluster.counter(&survivors, "stale_refused");
     let paused_writer = left_behind.is_some() && plan.fault == Fault::Pause;
     heal(cluster, &victim, plan)?;
