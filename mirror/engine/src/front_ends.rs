@@ -112,6 +112,17 @@ pub enum StopFrontEnd {
     Unmount(#[source] io::Error),
 }
 
+/// Why a device did not follow its volume's growth. It goes on with the old size.
+#[derive(Debug, thiserror::Error)]
+pub enum GrowFrontEnd {
+    /// The volume cannot be asked.
+    #[error(transparent)]
+    Find(#[from] FindVolume),
+    /// The device.
+    #[error("cannot grow the device")]
+    Device(#[source] crate::front::loopdev::ChangeLoop),
+}
+
 impl Engine {
     /// Makes a front end for a volume that is attached here. Waits for the kernel.
     ///
@@ -153,6 +164,17 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Makes the volume's present size visible at its device. Waits for the kernel. Without a device, nothing happens.
+    ///
+    /// # Errors
+    /// See [`GrowFrontEnd`].
+    pub fn grow_front_end(&self, name: &str) -> Result<(), GrowFrontEnd> {
+        let device = self.with_attached(name, |attached| attached.as_ref().and_then(|there| there.device.clone()));
+        let Some(device) = device.flatten() else { return Ok(()) };
+        let status = self.status(name)?.wait().ok_or(FindVolume::Stopping)?;
+        device.grow(BlockRange::new(0, status.core.config.size_blocks).bytes()).map_err(GrowFrontEnd::Device)
     }
 
     fn start_loop(&self, name: &str, fuse: FuseKind, kind: FrontEndKind) -> Result<Attached, StartFrontEnd> {

@@ -31,7 +31,7 @@ pub use engine::{
     last_incarnation,
 };
 pub use exit_report::{ExitReport, SendReport, report_exit};
-pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, StartFrontEnd, StopFrontEnd};
+pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, GrowFrontEnd, StartFrontEnd, StopFrontEnd};
 pub use lockstep_core as core;
 pub use pending::Pending;
 pub use shared::{Identity, NodeAddress};
