@@ -171,6 +171,7 @@ fn describe_wait(status: &proto::VolumeStatus, me: &str, take_over: bool) -> Str
     let away: Vec<&str> = status.peers.iter().filter(|peer| !peer.reachable).map(|peer| peer.node.as_str()).collect();
     let mut text = match (take_over, writers.is_empty()) {
         (true, false) => format!("waiting for proof that node {writers} is fenced"),
+        (true, true) => "waiting for proof that the former writer is fenced".to_owned(),
         _ => "waiting for a decision of the quorum".to_owned(),
     };
     if !away.is_empty() {

@@ -236,7 +236,12 @@ impl Engine for EngineService {
         let resized = async {
             input::check_size(request.size_bytes)?;
             let blocks = request.size_bytes / input::BLOCK_BYTES;
-            self.0.command(&request.volume, Command::Resize { blocks }).await
+            let status = self.0.command(&request.volume, Command::Resize { blocks }).await?;
+            // The device follows by itself; the caller should see it when the answer comes.
+            if let Err(failure) = self.0.attachments.follow_growth(&self.0.engine()?).await {
+                tracing::warn!(volume = request.volume, %failure, "device does not grow yet");
+            }
+            Ok(status)
         };
         answer(resized.await)
     }

@@ -16,7 +16,14 @@ use crate::failure::Failure;
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// What is attached of one volume. Locked while it changes.
-type Slot = Option<proto::Attachment>;
+type Slot = Option<Attached>;
+
+/// An attachment, and the size that its device has.
+#[derive(Clone)]
+struct Attached {
+    attachment: proto::Attachment,
+    size_bytes: u64,
+}
 
 /// Everything that is attached at this engine.
 #[derive(Clone, Default)]
@@ -29,7 +36,7 @@ impl Attachments {
 
     /// The attachment of a volume, unless it is just changing.
     pub(super) fn get(&self, volume: &str) -> Option<proto::Attachment> {
-        self.slot(volume).try_lock().ok().and_then(|slot| slot.clone())
+        self.slot(volume).try_lock().ok().and_then(|slot| Some(slot.as_ref()?.attachment.clone()))
     }
 
     /// Attaches, or gives the attachment that is there and is like the one that is asked for.
@@ -48,8 +55,13 @@ impl Attachments {
             proto::AttachMode::ReadOnly => AttachMode::ReadOnly,
             _ => AttachMode::ReadWrite,
         };
-        if let Some(attachment) = &*slot {
-            return repeat(attachment, front_end, mode);
+        if let Some(attached) = &*slot {
+            if engine.status(&request.volume).await?.core.attached {
+                return repeat(&attached.attachment, front_end, mode);
+            }
+            // The volume was taken over by another node: what is left here only answers with errors.
+            engine.stop_front_end(&request.volume, true).await?;
+            *slot = None;
         }
         let command = Command::Attach {
             mode,
@@ -69,9 +81,11 @@ impl Attachments {
                 return Err(Failure::not_reachable(format!("volume {:?}: {message}", request.volume)));
             }
         }
+        // Read before: a volume that grows meanwhile is seen to have grown afterwards.
+        let size_bytes = size_of(engine, &request.volume).await.unwrap_or(0);
         match engine.start_front_end(&request.volume, front_end, request.fuse(), mode).await {
             Ok(attachment) => {
-                *slot = Some(attachment.clone());
+                *slot = Some(Attached { attachment: attachment.clone(), size_bytes });
                 Ok(attachment)
             }
             Err(failure) => {
@@ -89,23 +103,41 @@ impl Attachments {
             return Err(Failure::not_reachable(format!("an earlier attach or detach of {volume:?} still waits")));
         };
         let was_attached = engine.status(volume).await?.core.attached;
-        if slot.is_some() {
-            engine.stop_front_end(volume, false).await?;
+        let had_front_end = slot.is_some();
+        if had_front_end {
+            // A front end that was failed cannot write anything back.
+            engine.stop_front_end(volume, !was_attached).await?;
             *slot = None;
         }
         if was_attached {
             run(engine, volume, Command::Detach).await?;
         }
-        Ok(was_attached)
+        Ok(was_attached || had_front_end)
+    }
+
+    /// Lets the devices follow the volumes that have grown, whoever asked for that.
+    pub(super) async fn follow_growth(&self, engine: &Arc<EnginePort>) -> Result<(), Failure> {
+        for (volume, slot) in self.slots() {
+            let Ok(mut slot) = slot.try_lock_owned() else { continue };
+            let Some(attached) = slot.as_mut() else { continue };
+            let size_bytes = size_of(engine, &volume).await?;
+            if size_bytes > attached.size_bytes {
+                engine.grow_front_end(&volume).await?;
+                attached.size_bytes = size_bytes;
+                tracing::info!(volume, size_bytes, "device has grown");
+            }
+        }
+        Ok(())
+    }
+
+    fn slots(&self) -> Vec<(String, Arc<tokio::sync::Mutex<Slot>>)> {
+        let slots = self.0.lock().expect("no holder panics");
+        slots.iter().map(|(volume, slot)| (volume.clone(), Arc::clone(slot))).collect()
     }
 
     /// Takes all front ends away, before the engine leaves.
     pub(super) async fn stop_all(&self, engine: &Arc<EnginePort>) {
-        let slots: Vec<_> = {
-            let slots = self.0.lock().expect("no holder panics");
-            slots.iter().map(|(volume, slot)| (volume.clone(), Arc::clone(slot))).collect()
-        };
-        for (volume, slot) in slots {
+        for (volume, slot) in self.slots() {
             let Ok(mut slot) = slot.try_lock_owned() else { continue };
             if slot.take().is_none() {
                 continue;
@@ -121,6 +153,10 @@ impl Attachments {
             }
         }
     }
+}
+
+async fn size_of(engine: &EnginePort, volume: &str) -> Result<u64, Failure> {
+    Ok(engine.status(volume).await?.core.config.size_blocks * crate::input::BLOCK_BYTES)
 }
 
 /// Runs a command to its end.

@@ -232,6 +232,13 @@ impl EnginePort {
         Ok(attachment)
     }
 
+    /// Makes the volume's present size visible at its device.
+    pub(super) async fn grow_front_end(&self, name: &str) -> Result<(), Failure> {
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let grown = blocking("grow the device", move || engine.grow_front_end(&owned)).await?;
+        grown.map_err(|error| Failure::of_host("grow the device", &error))
+    }
+
     /// Takes the front end away; with `force` whoever uses it gets errors.
     pub(super) async fn stop_front_end(&self, name: &str, force: bool) -> Result<(), Failure> {
         let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());

@@ -27,6 +27,9 @@ use crate::{pool, rpc};
 /// How long leaving all volumes may take: everything in flight is flushed, on disks that may be busy.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 
+/// How soon a device shows that its volume was grown at another node.
+const GROWTH_SEEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// The worker's state.
 pub(super) struct Worker {
     pub(super) place: Place,
@@ -174,6 +177,7 @@ async fn serve(worker: Arc<Worker>) -> anyhow::Result<()> {
     tokio::select! {
         result = admin => result.context("serve the agent")?,
         result = scraped => result?,
+        () = follow_growth(&worker) => {}
         () = worker.end.notified() => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -183,6 +187,20 @@ async fn serve(worker: Arc<Worker>) -> anyhow::Result<()> {
         tracing::debug!(%error, "socket stays");
     }
     Ok(())
+}
+
+/// A volume may be grown at another node than the one where it is attached.
+async fn follow_growth(worker: &Worker) {
+    let mut look = tokio::time::interval(GROWTH_SEEN_WITHIN);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if let Ok(engine) = worker.engine()
+            && let Err(failure) = worker.attachments.follow_growth(&engine).await
+        {
+            tracing::debug!(%failure, "a device does not grow yet");
+        }
+    }
 }
 
 async fn serve_metrics(worker: Arc<Worker>) -> anyhow::Result<()> {
