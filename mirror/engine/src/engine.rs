@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -223,6 +224,7 @@ impl Engine {
             identity: Identity { node: config.node, incarnation, boot },
             key: ClusterKey::derive(&config.psk),
             nodes,
+            learned: Mutex::default(),
             loops: handles,
             homes: Mutex::new(BTreeMap::new()),
             counters: crate::shared::ConnectionCounters::default(),
@@ -271,6 +273,12 @@ impl Engine {
     #[must_use]
     pub fn identity(&self) -> Identity {
         self.shared.identity
+    }
+
+    /// Tells where a node is on the dedicated network, if its address there is not in the configuration: that names only
+    /// the network, and each node knows its own address in it.
+    pub fn learn_dedicated(&self, node: NodeId, address: SocketAddr) {
+        self.shared.learn_dedicated(node, address);
     }
 
     /// Opens the replicas of a pool, a directory, in the background. Idempotent for the same directory.

@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) key: ClusterKey,
     pub(crate) nodes: BTreeMap<NodeId, NodeAddress>,
+    /// Addresses on the dedicated network that the configuration file leaves open, as their nodes told them.
+    pub(crate) learned: Mutex<BTreeMap<NodeId, SocketAddr>>,
     pub(crate) loops: Vec<LoopHandle>,
     /// Which loop runs which volume.
     pub(crate) homes: Mutex<BTreeMap<VolumeId, usize>>,
@@ -125,8 +127,18 @@ impl Shared {
     /// From where to where a connection to `peer` over `net` goes, if both are on it.
     pub(crate) fn route(&self, peer: NodeId, net: Net) -> Option<(SocketAddr, SocketAddr)> {
         let from = self.nodes.get(&self.identity.node)?.on(net)?;
-        let to = self.nodes.get(&peer)?.on(net)?;
+        let to = self.nodes.get(&peer)?.on(net).or_else(|| self.learned(peer, net))?;
         Some((from, to))
+    }
+
+    fn learned(&self, peer: NodeId, net: Net) -> Option<SocketAddr> {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        learned.get(&peer).copied().filter(|_| net == Net::Dedicated)
+    }
+
+    /// Where a node, whose address there was not configured, is on the dedicated network. Dialed from the next look on.
+    pub(crate) fn learn_dedicated(&self, peer: NodeId, address: SocketAddr) {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, address);
     }
 }
 
