@@ -1,12 +1,14 @@
 //! What this node says of itself.
 
+use std::net::IpAddr;
+
 use lockstep_proto::node::v1 as proto;
 
 use super::Agent;
 use super::plan::{Candidate, Offer, Unfit};
 use crate::cluster::Dedicated;
 use crate::failure::Failure;
-use crate::{pool, rpc};
+use crate::{host, pool, rpc};
 use proto::peer_reply::Reply;
 use proto::peer_request::Request;
 
@@ -18,21 +20,32 @@ impl Agent {
             self.engine().get_identity(proto::GetIdentityRequest {}),
         )
         .await;
-        let (engine_ready, engine_reason, incarnation) = match identity {
-            Ok(identity) => (identity.ready, identity.reason, identity.incarnation),
-            Err(failure) => (false, failure.message, 0),
-        };
+        let identity =
+            identity.unwrap_or_else(|failure| proto::EngineIdentity { reason: failure.message, ..Default::default() });
+        let mut pool = self.describe_pool();
+        if let Some(pool) = pool.as_mut().filter(|pool| pool.ready && identity.pool.is_empty()) {
+            // The engine has not taken it yet: nothing can be made there.
+            pool.ready = false;
+        }
         proto::NodeDescription {
             node: self.me.name.clone(),
             node_id: self.me.id,
             cluster: self.cluster.psk.fingerprint(),
-            pool: self.describe_pool(),
-            engine_ready,
-            engine_reason,
-            incarnation,
+            pool,
+            engine_ready: identity.ready,
+            engine_reason: identity.reason,
+            incarnation: identity.incarnation,
             nodes: self.cluster.nodes.iter().map(describe_address).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            dedicated_address: self.own_dedicated().map(|address| address.to_string()).unwrap_or_default(),
             metrics_port: self.cluster.this.metrics_port.map_or(0, u32::from),
+        }
+    }
+
+    fn own_dedicated(&self) -> Option<IpAddr> {
+        match self.me.dedicated? {
+            Dedicated::Address(address) => Some(address),
+            network @ Dedicated::Network { .. } => host::addresses::own_in(network),
         }
     }
 
@@ -80,6 +93,7 @@ fn parse_offer(reply: Result<Reply, Failure>) -> Result<Offer, Unfit> {
     }
     let pool_bytes = match description.pool {
         None => Err("it has none".to_owned()),
+        Some(pool) if !pool.ready && pool.reason.is_empty() => Err("its engine has not taken it yet".to_owned()),
         Some(pool) if !pool.ready => Err(pool.reason),
         Some(pool) => Ok(pool.size_bytes),
     };

@@ -48,7 +48,7 @@ struct Agent {
     key: SealKey,
     challenges: Challenges,
     peers: Peers,
-    /// The pool, or why it is not open.
+    /// The pool, or why it is not open; an empty reason: nobody has looked yet.
     pool: Mutex<Result<Option<OpenPool>, String>>,
     /// Held while a creation or deletion runs: what is not finished and not running is taken up again.
     changing: tokio::sync::Mutex<()>,
@@ -63,7 +63,7 @@ impl Agent {
             key,
             challenges: Challenges::default(),
             registry,
-            pool: Mutex::new(Err("it has not been opened yet".to_owned())),
+            pool: Mutex::new(Err(String::new())),
             changing: tokio::sync::Mutex::new(()),
             cluster,
             me,

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use lockstep_proto::node::v1 as proto;
 
+use proto::peer_reply::Reply;
+use proto::peer_request::Request;
+
 use super::registry::Unfinished;
 use super::{Agent, pool_marker};
+use crate::cluster::{Dedicated, Node};
 use crate::failure::chain;
 use crate::{pool, rpc};
 
@@ -40,13 +44,37 @@ impl Agent {
         let mut engine = self.engine();
         let call = engine.get_identity(proto::GetIdentityRequest {});
         match rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, call).await {
-            Ok(identity) if !identity.ready => {}
+            Ok(identity) if identity.ready && identity.pool.is_empty() => {}
             _ => return,
         }
         let request = proto::OpenPoolRequest { path: open.path.display().to_string() };
         match rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, engine.open_pool(request)).await {
             Ok(_) => tracing::info!("engine has the pool"),
             Err(failure) => tracing::debug!(%failure, "engine does not take the pool yet"),
+        }
+    }
+
+    /// Asks the nodes whose address on the dedicated network the cluster file leaves open, and tells the engine.
+    async fn learn_addresses(&self) {
+        let is_open = |node: &&Node| matches!(node.dedicated, Some(Dedicated::Network { .. })) && node.id != self.me.id;
+        let ids: Vec<u32> = self.cluster.nodes.iter().filter(is_open).map(|node| node.id).collect();
+        let replies = self.ask_all(&ids, &Request::Describe(proto::GetNodeRequest {})).await;
+        let addresses: Vec<proto::DedicatedAddress> = replies
+            .into_iter()
+            .filter_map(|(node_id, reply)| match reply {
+                Ok(Reply::Describe(node)) if !node.dedicated_address.is_empty() => {
+                    Some(proto::DedicatedAddress { node_id, address: node.dedicated_address })
+                }
+                _ => None,
+            })
+            .collect();
+        if addresses.is_empty() {
+            return;
+        }
+        let request = proto::LearnAddressesRequest { addresses };
+        let call = rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, self.engine().learn_addresses(request)).await;
+        if let Err(failure) = call {
+            tracing::warn!(%failure, "engine does not learn the dedicated addresses");
         }
     }
 
@@ -84,6 +112,7 @@ pub(super) async fn keep_up(agent: Arc<Agent>) {
                 }
             }
             agent.carry_on().await;
+            agent.learn_addresses().await;
             // An engine that was killed took its devices along: their names go when its next run answers.
             let run = agent.describe().await.incarnation;
             if run != 0 && named != Some(run) && agent.ensure_device_names().await.is_ok() {

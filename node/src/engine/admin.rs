@@ -78,6 +78,7 @@ impl Worker {
                     ready: true,
                     reason: String::new(),
                     version,
+                    pool: engine.pool().map(|path| path.display().to_string()).unwrap_or_default(),
                 }
             }
             Err(failure) => proto::EngineIdentity {
@@ -87,6 +88,18 @@ impl Worker {
                 ..Default::default()
             },
         }
+    }
+
+    fn learn(&self, learned: &proto::DedicatedAddress) -> Result<(), Failure> {
+        let wrong = |reason| Failure::wrong_input("address", &learned.address, reason);
+        let node =
+            self.place.cluster.node_by_id(learned.node_id).ok_or_else(|| wrong("is no node's of this cluster"))?;
+        let address = learned.address.parse().map_err(|_| wrong("is not an address"))?;
+        if !node.dedicated.is_some_and(|dedicated| dedicated.contains(address)) {
+            return Err(wrong("is not in the node's dedicated network"));
+        }
+        self.engine()?.learn_dedicated(node, address);
+        Ok(())
     }
 
     /// Compares, and keeps the state of the comparison for whoever asks for the status.
@@ -165,7 +178,16 @@ impl Engine for EngineService {
         &self,
         request: Request<proto::OpenPoolRequest>,
     ) -> Result<Response<proto::EngineIdentity>, Status> {
-        answer(self.0.open_pool(request.into_inner().path.into()).map(|()| self.0.identity()))
+        let path = std::path::PathBuf::from(request.into_inner().path);
+        answer(self.0.open_pool(&path).map(|()| self.0.identity()))
+    }
+
+    async fn learn_addresses(
+        &self,
+        request: Request<proto::LearnAddressesRequest>,
+    ) -> Result<Response<proto::LearnAddressesReply>, Status> {
+        let learned = request.into_inner().addresses.iter().try_for_each(|learned| self.0.learn(learned));
+        answer(learned.map(|()| proto::LearnAddressesReply {}))
     }
 
     async fn create_replica(

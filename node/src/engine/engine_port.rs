@@ -72,6 +72,24 @@ impl EnginePort {
         self.engine.identity()
     }
 
+    /// Where its replicas are, if it has a pool.
+    pub(super) fn pool(&self) -> Option<PathBuf> {
+        self.engine.pool()
+    }
+
+    /// Opens the replicas of a prepared pool. Idempotent.
+    pub(super) fn open_pool(&self, path: &std::path::Path) -> Result<(), Failure> {
+        self.engine.open_pool(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Failure::state_forbids("the engine has another pool"),
+            _ => Failure::of_host("open the pool", &error),
+        })
+    }
+
+    /// Tells where a node is on the dedicated network.
+    pub(super) fn learn_dedicated(&self, node: &Node, address: IpAddr) {
+        self.engine.learn_dedicated(NodeId(node.id), SocketAddr::new(address, node.port));
+    }
+
     pub(super) async fn create(&self, spec: &Spec) -> Result<(), Failure> {
         let config = first_config(spec);
         let has_data = spec.replicas.contains_key(&self.identity().node.0);

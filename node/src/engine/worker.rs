@@ -1,7 +1,7 @@
 //! The worker: the mirror engine, with the agent's socket and the metrics beside it.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,6 +10,7 @@ use lockstep_proto::node::v1::engine_server::EngineServer;
 use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tonic::transport::Server;
 
 use super::admin::EngineService;
@@ -39,75 +40,45 @@ pub(super) struct Worker {
     pub(super) verify_meters: Meters,
     /// Notified when the worker shall leave everything and end.
     pub(super) end: Notify,
-    engine: Mutex<Start>,
-}
-
-/// How far the engine is.
-enum Start {
-    /// Not begun, or failed: why.
-    Waits(String),
-    /// Under way.
-    Starts,
-    Runs(Arc<EnginePort>),
+    engine: OnceLock<Arc<EnginePort>>,
 }
 
 impl Worker {
     /// The engine, if it runs.
     pub(super) fn engine(&self) -> Result<Arc<EnginePort>, Failure> {
-        let reason = match &*self.engine.lock().expect("no holder panics") {
-            Start::Runs(engine) => return Ok(Arc::clone(engine)),
-            Start::Waits(reason) => reason.clone(),
-            Start::Starts => "it is starting".to_owned(),
-        };
-        Err(Failure::not_reachable(format!("the engine is not ready: {reason}")))
+        self.engine.get().cloned().ok_or_else(|| Failure::not_reachable("the engine is starting"))
     }
 
     /// Takes the pool that the agent has opened.
-    pub(super) fn open_pool(self: &Arc<Self>, path: PathBuf) -> Result<(), Failure> {
+    pub(super) fn open_pool(&self, path: &Path) -> Result<(), Failure> {
         let marker = pool_marker(&self.place.cluster, &self.place.me);
-        match pool::marker::Marker::read(&path) {
-            Ok(Some(found)) => {
-                found.check(&path, &marker).map_err(|error| Failure::state_forbids(error.to_string()))?
-            }
+        match pool::marker::Marker::read(path) {
+            Ok(Some(found)) => found.check(path, &marker).map_err(|error| Failure::state_forbids(error.to_string()))?,
             Ok(None) => return Err(Failure::wrong_input("path", path.display(), "has no pool's marker")),
             Err(error) => return Err(Failure::state_forbids(chain(&error))),
         }
-        self.start_engine(Some(path));
-        Ok(())
+        self.engine()?.open_pool(path)
     }
 
-    /// Starts the engine beside the runtime, unless it runs or starts.
-    fn start_engine(self: &Arc<Self>, pool: Option<PathBuf>) {
-        let mut engine = self.engine.lock().expect("no holder panics");
-        if !matches!(&*engine, Start::Waits(_)) {
-            return;
-        }
-        *engine = Start::Starts;
-        drop(engine);
+    /// Starts the engine beside the runtime. A worker whose engine does not start is of no use: it says why and ends.
+    fn start_engine(self: &Arc<Self>) -> JoinHandle<anyhow::Result<()>> {
         let worker = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            let started = EnginePort::start(&worker.place, pool);
-            *worker.engine.lock().expect("no holder panics") = match started {
-                Ok(engine) => Start::Runs(Arc::new(engine)),
-                Err(failure) => {
-                    tracing::error!(%failure, "engine does not start");
-                    Start::Waits(failure.message)
-                }
-            };
-        });
+            let engine = EnginePort::start(&worker.place, worker.observe_pool())?;
+            worker.engine.set(Arc::new(engine)).ok().expect("the engine is started once");
+            Ok(())
+        })
     }
 
-    /// Starts with the pool that is there already, or without one if this node has none; else the agent brings it.
-    fn start_if_pool_ready(self: &Arc<Self>) {
+    /// The pool, if it is open already; else the agent brings it. Without it the engine votes and remembers.
+    fn observe_pool(&self) -> Option<PathBuf> {
         let marker = pool_marker(&self.place.cluster, &self.place.me);
-        let mount_point = self.place.state.pool_mount();
-        let place = self.place.cluster.this.pool.clone();
-        match place.map(|place| pool::observe_open(&place, &mount_point, &marker)) {
-            None => self.start_engine(None),
-            Some(Ok(Some(path))) => self.start_engine(Some(path)),
-            Some(Ok(None)) => {}
-            Some(Err(error)) => {
-                *self.engine.lock().expect("no holder panics") = Start::Waits(chain(&error));
+        let place = self.place.cluster.this.pool.as_ref()?;
+        match pool::observe_open(place, &self.place.state.pool_mount(), &marker) {
+            Ok(path) => path,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "engine starts without its pool");
+                None
             }
         }
     }
@@ -138,7 +109,7 @@ pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
         resync_meters: Meters::default(),
         verify_meters: Meters::default(),
         end: Notify::new(),
-        engine: Mutex::new(Start::Waits("it waits for its pool".to_owned())),
+        engine: OnceLock::new(),
     });
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -169,12 +140,17 @@ async fn serve(worker: Arc<Worker>) -> anyhow::Result<()> {
     let socket = worker.place.state.engine_socket();
     let incoming = rpc::listen_unix(&socket).with_context(|| format!("listen at {}", socket.display()))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    worker.start_if_pool_ready();
+    let starting = worker.start_engine();
     let admin = Server::builder()
         .add_service(EngineServer::new(EngineService(Arc::clone(&worker))))
         .serve_with_incoming(incoming);
     let scraped = serve_metrics(Arc::clone(&worker));
+    let started = async {
+        starting.await.context("start the engine")??;
+        std::future::pending::<anyhow::Result<()>>().await
+    };
     tokio::select! {
+        result = started => result?,
         result = admin => result.context("serve the agent")?,
         result = scraped => result?,
         () = follow_growth(&worker) => {}

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lockstep_proto::node::v1::GetNodeRequest;
 use lockstep_proto::node::v1::node_client::NodeClient;
+use lockstep_proto::node::v1::{GetNodeRequest, Pool};
 use nix::sys::signal::Signal;
 
 use super::{KILL_WITHIN, NodeState, Pids, READY_WITHIN, STOP_WITHIN, Verb, host};
@@ -226,7 +226,8 @@ impl PlaygroundNode {
         let mut reason;
         loop {
             match rpc::answer("its agent", longest, client.get_node(GetNodeRequest {})).await {
-                Ok(node) if node.engine_ready && node.pool.as_ref().is_none_or(|pool| pool.ready) => return Ok(()),
+                // A pool that is refused is an answer too: the node votes without it and says why.
+                Ok(node) if node.engine_ready && node.pool.as_ref().is_none_or(is_settled) => return Ok(()),
                 Ok(node) if !node.engine_ready => reason = node.engine_reason,
                 Ok(node) => reason = node.pool.map(|pool| pool.reason).unwrap_or_default(),
                 Err(failure) => reason = failure.message,
@@ -292,6 +293,10 @@ impl PlaygroundNode {
         let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("; ");
         Failure::other(format!("node {}: its {} {what}: {last}", self.name, program.name()))
     }
+}
+
+fn is_settled(pool: &Pool) -> bool {
+    pool.ready || !pool.reason.is_empty()
 }
 
 fn process_failure(error: ProcessError) -> Failure {
