@@ -150,6 +150,7 @@ impl Replica {
         let on_disk =
             self.disk.ops.iter().any(|op| matches!(op.purpose, Purpose::Flush { node, .. } if node == self.node));
         if let Some(flush) = &mut self.flush {
+            flush.started = self.now;
             flush.acked &= written;
             flush.sent = if on_disk { me } else { 0 };
         }

@@ -209,9 +209,12 @@ impl Replica {
         let new_epoch = self.view.config.epoch != old.config.epoch;
         let members = self.view.members();
         self.note_removed(&old, &members);
-        for peer in self.peers.values_mut() {
+        let before = old.members();
+        for (node, peer) in &mut self.peers {
             peer.report = None;
             peer.permitted = None;
+            // Who comes new begins without what its earlier standing was suspected for.
+            peer.suspected &= before.get(node) == members.get(node);
         }
         self.reports_in = false;
         self.reconciled = false;

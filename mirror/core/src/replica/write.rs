@@ -329,6 +329,7 @@ impl Replica {
         // A joining replica begins a new round with nothing touched: what it applied before it would pull over.
         let view = stayed & !self.view.joining;
         let me = self.view.bit(self.node);
+        let now = self.now;
         for id in self.window.ids() {
             let on_disk = self.held.iter().any(|h| h.origin == Origin::Local && h.id == id)
                 || self
@@ -338,6 +339,8 @@ impl Replica {
                     .any(|op| matches!(&op.purpose, Purpose::Write(w) if w.origin == Origin::Local && w.id == id));
             let joining = if self.broken(broken!(InFlightNotSentToJoining)) { self.view.joining } else { 0 };
             if let Some(write) = self.window.get_mut(id) {
+                // Who comes new has as long as anybody to acknowledge it.
+                write.started = now;
                 write.acked = write.acked & view | joining;
                 write.sent = if on_disk { me } else { 0 };
             }
