@@ -32,6 +32,7 @@ pub(super) struct Session {
     pub net: Net,
     pub conn: ConnId,
     pub incarnation: Incarnation,
+    pub opened_at: Time,
 }
 
 /// A frame that came before its view.
@@ -281,7 +282,7 @@ impl Replica {
         peer.proposed = None;
         peer.last_session = session;
         peer.diverged = None;
-        peer.session = Some(Session { id: session, net, conn, incarnation });
+        peer.session = Some(Session { id: session, net, conn, incarnation, opened_at: now });
         peer.suspected = false;
         peer.heard_at = now;
         peer.told = Default::default();
@@ -350,7 +351,7 @@ impl Replica {
     }
 
     pub(super) fn on_heartbeat(&mut self, node: NodeId, conn: ConnId, stamp: Stamp, heartbeat: &Message) {
-        let Message::Heartbeat { incarnation, sent_at, .. } = heartbeat else { return };
+        let Message::Heartbeat { incarnation, sent_at, session, .. } = heartbeat else { return };
         let member = self.view.members().get(&node) == Some(incarnation);
         let same_view = stamp.epoch == self.view.config.epoch && stamp.left == self.view.left_bits;
         let permits = member && same_view && self.adopting.is_none() && !self.leaving.marked;
@@ -367,6 +368,12 @@ impl Replica {
         let urgent = !self.broken(broken!(HeartbeatsBehindData));
         let frame = Frame { stamp: self.stamp(), message };
         self.out.push(Effect::Send { peer: node, conn, frame, payload: None, urgent });
+        // The other end has lost the session that this one believes open: what is sent in it is not heard.
+        let patience = self.timing.switch_network;
+        let lost = |s: Session| s.id != *session && self.now.since(s.opened_at) >= patience;
+        if self.peers.get(&node).and_then(|p| p.session).is_some_and(lost) {
+            return self.close_session(node);
+        }
         // Its view is older than ours: it may have missed the news.
         if stamp.epoch < self.view.config.epoch && self.has_session(node) && self.adopting.is_none() {
             self.send_installed(node);

@@ -296,6 +296,8 @@ impl Replica {
         if let Some(request) = write.request {
             self.complete(request, Ok(()));
         }
+        // Reads of peers that it held back.
+        self.again |= !self.reads.from_peers.is_empty();
         if !self.broken(broken!(CommitNeverSent)) {
             self.commit_at = self.commit_at.min(self.now.after(self.timing.commit_delay));
         }
