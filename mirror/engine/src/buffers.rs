@@ -277,6 +277,9 @@ impl Buffers {
 
     fn grow(&mut self, class: usize) {
         let slab = map(SLAB_BYTES);
+        // Huge pages where they can be had: direct I/O looks up every page of a buffer.
+        // SAFETY: advice on our own mapping, which changes no content.
+        let _ = unsafe { madvise(slab.cast(), SLAB_BYTES, MmapAdvise::MADV_HUGEPAGE) };
         self.slabs.push(slab);
         // The first ones are handed out first: a light load touches few pages.
         for index in (0..SLAB_BYTES / CLASS_BYTES[class]).rev() {

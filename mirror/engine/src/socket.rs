@@ -1,5 +1,6 @@
 //! TCP sockets as the links want them.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -44,6 +45,11 @@ pub(crate) fn accepted(fd: i32) -> OwnedFd {
 /// Options of a connection that carries frames.
 pub(crate) fn tune(socket: &OwnedFd) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+    // BBR, where it is the machine's choice, paces by timers and drains the path every ten seconds: both cost a storage
+    // link latency. Where neither can be set, the machine's choice stays.
+    let _ = ["cubic", "reno"].iter().find(|name| {
+        setsockopt(socket, sockopt::TcpCongestion, &OsString::from(name)).is_ok()
+    });
     set_not_sent_low_water(socket)
 }
 
