@@ -3,6 +3,9 @@
 
 use lockstep_core::broken::Broken;
 
+use crate::run::run;
+use crate::trace::Trace;
+
 /// One rule that is left out, and where its absence shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
@@ -20,51 +23,51 @@ const fn variant(broken: Broken, scenarios: &'static [&'static str], runs_max: u
 
 /// Every variant of `docs/mirroring.md` but two: 5 needs several writers, and 31 a Kubernetes Lease.
 pub const VARIANTS: [Variant; 45] = [
-    variant(Broken::JoinByOneSwap, &["pair"], 1000),
-    variant(Broken::JoinWithoutFlush, &["pair"], 1000),
-    variant(Broken::JoiningOutsideFlush, &["pair"], 1000),
-    variant(Broken::JoiningDroppedWithoutSwap, &["pair"], 1000),
-    variant(Broken::OldSessionFrameApplied, &["pair"], 1000),
-    variant(Broken::DeadProcessWritesUnderSuccessor, &["pair"], 1000),
-    variant(Broken::DirtyOnlyAtWriter, &["three"], 1000),
-    variant(Broken::DirtyGapAccepted, &["three"], 1000),
-    variant(Broken::OwnUnsentWritesKept, &["pair"], 1000),
-    variant(Broken::FlushConfirmsUncommitted, &["pair"], 1000),
-    variant(Broken::PullOverNewerWrite, &["pair"], 1000),
-    variant(Broken::CursorOverBitmap, &["pair"], 1000),
-    variant(Broken::IntentClearedAfterRestart, &["pair"], 1000),
-    variant(Broken::IntentClearedBeforeDirtyDurable, &["pair"], 1000),
-    variant(Broken::IntentClearedBeforeFlush, &["pair"], 1000),
-    variant(Broken::RollForwardOfCommitted, &["pair"], 1000),
-    variant(Broken::WriteOfJoiningOnly, &["pair"], 1000),
-    variant(Broken::TwoLeaveAtOnce, &["pair"], 1000),
-    variant(Broken::LeftMarkOverridden, &["pair"], 1000),
-    variant(Broken::TieBreakerForgets, &["pair"], 1000),
-    variant(Broken::ResubmitAfterExpulsion, &["pair"], 1000),
-    variant(Broken::HoldsAfterReboot, &["pair"], 1000),
-    variant(Broken::ReadPermissionFromOne, &["three"], 1000),
-    variant(Broken::NoReadWait, &["reader"], 1000),
-    variant(Broken::LateExitReport, &["reader"], 1000),
-    variant(Broken::ReadOfUncommitted, &["reader"], 1000),
-    variant(Broken::ReadOvertaken, &["reader"], 1000),
-    variant(Broken::TwoStarts, &["pair"], 1000),
-    variant(Broken::LastReplicaLeaves, &["pair"], 1000),
-    variant(Broken::ForceWithoutGeneration, &["pair"], 1000),
-    variant(Broken::HangingDiskIgnored, &["pair"], 1000),
-    variant(Broken::CommitNeverSent, &["pair"], 1000),
-    variant(Broken::HeartbeatsBehindData, &["pair"], 1000),
+    variant(Broken::JoinByOneSwap, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::JoinWithoutFlush, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::JoiningOutsideFlush, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::JoiningDroppedWithoutSwap, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::OldSessionFrameApplied, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::DeadProcessWritesUnderSuccessor, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::DirtyOnlyAtWriter, &["three", "pair", "reader"], 1000),
+    variant(Broken::DirtyGapAccepted, &["three", "pair", "reader"], 1000),
+    variant(Broken::OwnUnsentWritesKept, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::FlushConfirmsUncommitted, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::PullOverNewerWrite, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::CursorOverBitmap, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::IntentClearedAfterRestart, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::IntentClearedBeforeDirtyDurable, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::IntentClearedBeforeFlush, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::RollForwardOfCommitted, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::WriteOfJoiningOnly, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::TwoLeaveAtOnce, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::LeftMarkOverridden, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::TieBreakerForgets, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::ResubmitAfterExpulsion, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::HoldsAfterReboot, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::ReadPermissionFromOne, &["three", "pair", "reader"], 1000),
+    variant(Broken::NoReadWait, &["reader", "three", "pair"], 1000),
+    variant(Broken::LateExitReport, &["reader", "three", "pair"], 1000),
+    variant(Broken::ReadOfUncommitted, &["reader", "three", "pair"], 1000),
+    variant(Broken::ReadOvertaken, &["reader", "three", "pair"], 1000),
+    variant(Broken::TwoStarts, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::LastReplicaLeaves, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::ForceWithoutGeneration, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::HangingDiskIgnored, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::CommitNeverSent, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::HeartbeatsBehindData, &["pair", "three", "reader", "diskless"], 1000),
     variant(Broken::DisklessExpels, &["diskless"], 1000),
-    variant(Broken::LowerEpochAccepted, &["pair"], 1000),
-    variant(Broken::AckBeforeDisk, &["pair"], 1000),
-    variant(Broken::StopClearsSurvivorsMap, &["pair"], 1000),
-    variant(Broken::SecondSwapStarves, &["pair"], 1000),
-    variant(Broken::RestartWithoutReconcile, &["pair"], 1000),
-    variant(Broken::IntentReadBeforeReconcile, &["pair"], 1000),
-    variant(Broken::OlderUncommittedReported, &["pair"], 1000),
-    variant(Broken::InFlightNotSentToJoining, &["pair"], 1000),
-    variant(Broken::PullBesideWrite, &["pair"], 1000),
-    variant(Broken::TouchedAcrossSources, &["three"], 1000),
-    variant(Broken::PromiseAfterSwap, &["three"], 1000),
+    variant(Broken::LowerEpochAccepted, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::AckBeforeDisk, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::StopClearsSurvivorsMap, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::SecondSwapStarves, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::RestartWithoutReconcile, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::IntentReadBeforeReconcile, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::OlderUncommittedReported, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::InFlightNotSentToJoining, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::PullBesideWrite, &["pair", "three", "reader", "diskless"], 1000),
+    variant(Broken::TouchedAcrossSources, &["three", "pair", "reader"], 1000),
+    variant(Broken::PromiseAfterSwap, &["three", "pair", "reader"], 1000),
 ];
 
 /// The variant of this name or number.
@@ -98,8 +101,11 @@ pub fn hunt(variant: &Variant, first: u64, runs_max: Option<u64>) -> Hunt {
         let Some(scenario) = names.next().and_then(|name| crate::scenario::find(name)) else { break };
         let seed = first + hunt.runs;
         hunt.runs += 1;
-        let outcome = crate::run::run(&scenario, seed, Some(variant.broken), crate::trace::Trace::quiet());
-        hunt.caught = outcome.failure.is_some().then_some(outcome);
+        let outcome = run(&scenario, seed, Some(variant.broken), Trace::quiet());
+        // What fails with all rules in place proves nothing about this one.
+        if outcome.failure.is_some() && run(&scenario, seed, None, Trace::quiet()).failure.is_none() {
+            hunt.caught = Some(outcome);
+        }
     }
     hunt
 }
