@@ -368,6 +368,9 @@ impl Replica {
 
     /// A session was replaced in the middle of a reconcile: the granting node begins again.
     pub(super) fn reconcile_session_opened(&mut self, node: NodeId) {
+        if !self.view.members().contains_key(&node) {
+            return;
+        }
         if self.reconcile.is_some() {
             self.reconcile = None;
             self.reports_in = self.has_reported(node);
