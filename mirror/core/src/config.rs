@@ -60,6 +60,8 @@ pub struct Attachment {
     pub mode: AttachMode,
     /// The front end survives a restart of the engine: expulsion may wait for the next incarnation.
     pub recoverable: bool,
+    /// Epoch of the swap that attached. Writes under an older grant belong to an attachment that ended.
+    pub since: Epoch,
 }
 
 /// A replica that receives and acknowledges every write, and does not serve yet.

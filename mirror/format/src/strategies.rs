@@ -92,10 +92,11 @@ pub fn left_mark() -> impl Strategy<Value = (NodeId, Incarnation)> {
 }
 
 fn attachment() -> impl Strategy<Value = Attachment> {
-    (incarnation(), any::<bool>()).prop_map(|(incarnation, recoverable)| Attachment {
+    (incarnation(), any::<bool>(), epoch()).prop_map(|(incarnation, recoverable, since)| Attachment {
         incarnation,
         mode: AttachMode::ReadOnly,
         recoverable,
+        since,
     })
 }
 

@@ -173,6 +173,7 @@ pub(crate) fn put_config(w: &mut Writer<'_>, config: &Config) {
             AttachMode::ReadOnly => 1,
         });
         w.bool(attachment.recoverable);
+        w.u64(attachment.since.0);
     });
     put_map(w, &config.last_in_sync, |w, epoch| w.u64(epoch.0));
     put_map(w, &config.requests, |w, tag| {
@@ -232,7 +233,7 @@ fn take_attachment(r: &mut Reader<'_>) -> Result<Attachment, DecodeValue> {
         1 => AttachMode::ReadOnly,
         tag => return Err(DecodeValue::UnknownTag { what: "attachment", tag }),
     };
-    Ok(Attachment { incarnation, mode, recoverable: r.bool("recoverable")? })
+    Ok(Attachment { incarnation, mode, recoverable: r.bool("recoverable")?, since: Epoch(r.u64()?) })
 }
 
 pub(crate) fn put_map<V>(w: &mut Writer<'_>, map: &BTreeMap<NodeId, V>, mut value: impl FnMut(&mut Writer<'_>, &V)) {

@@ -39,8 +39,24 @@ fn config() -> Config {
         in_sync: BTreeMap::from([(A, Incarnation(101))]),
         joining: BTreeMap::from([(B, Joining { incarnation: Incarnation(102), source: A })]),
         attached: BTreeMap::from([
-            (A, Attachment { incarnation: Incarnation(101), mode: AttachMode::ReadWrite, recoverable: true }),
-            (C, Attachment { incarnation: Incarnation(103), mode: AttachMode::ReadOnly, recoverable: false }),
+            (
+                A,
+                Attachment {
+                    incarnation: Incarnation(101),
+                    mode: AttachMode::ReadWrite,
+                    recoverable: true,
+                    since: Epoch(5),
+                },
+            ),
+            (
+                C,
+                Attachment {
+                    incarnation: Incarnation(103),
+                    mode: AttachMode::ReadOnly,
+                    recoverable: false,
+                    since: Epoch(6),
+                },
+            ),
         ]),
         last_in_sync: BTreeMap::from([(B, Epoch(5))]),
         requests: BTreeMap::from([(A, RequestTag { incarnation: Incarnation(101), number: 4 })]),

@@ -138,7 +138,8 @@ impl Change {
                 }
             }
             Change::Attach { node, attachment } => {
-                if now.attached.get(node) == Some(attachment) {
+                let same = |a: &Attachment| Attachment { since: a.since, ..*attachment } == *a;
+                if now.attached.get(node).is_some_and(same) {
                     return Planned::Already;
                 }
                 let writes = |a: &Attachment| a.mode == AttachMode::ReadWrite;
@@ -147,7 +148,7 @@ impl Change {
                 {
                     return Planned::Held(*holder);
                 }
-                next.attached.insert(*node, *attachment);
+                next.attached.insert(*node, Attachment { since: next.epoch, ..*attachment });
             }
             Change::Detach { node, incarnation } => {
                 if !now.is_attached(*node, *incarnation) {

@@ -85,7 +85,7 @@ impl Replica {
             return self.answer(command, state("another attach, detach or resize is under way on this node"));
         }
         let patience = if take_over { TAKE_OVER_PATIENCE } else { PATIENCE };
-        let attachment = Attachment { incarnation: self.incarnation, mode, recoverable };
+        let attachment = Attachment { incarnation: self.incarnation, mode, recoverable, since: Epoch(0) };
         self.operator.attach = Some((Pending { command, until: self.now.after(patience) }, attachment, take_over));
         self.learn_at = self.now;
         // An attachment that outlived a restart of the engine is taken up again.
@@ -129,7 +129,8 @@ impl Replica {
                 self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder }));
                 return None;
             }
-            let listed = self.known.attached.get(&node) == Some(&attachment);
+            let same = |a: &Attachment| Attachment { since: a.since, ..attachment } == *a;
+            let listed = self.known.attached.get(&node).is_some_and(same);
             return ((in_sync || through_peer) && !held && !listed).then_some(Change::Attach { node, attachment });
         }
         if self.operator.detach.is_some() {

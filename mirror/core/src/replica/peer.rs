@@ -343,8 +343,9 @@ impl Replica {
 
     /// What has to be said when a session opens: the view, and everything that the old one may have lost.
     fn session_opened(&mut self, node: NodeId) {
-        self.send_installed(node);
+        // The report comes behind what is in flight: who has heard it has the writes too.
         self.resend_to(node);
+        self.send_installed(node);
         self.join_session_opened(node);
         self.leave_session_opened(node);
         self.reconcile_session_opened(node);

@@ -77,7 +77,7 @@ impl Replica {
         // A surviving writer sends its own again. A range under a lower grant than the highest was drained before that
         // one was given: it is committed everywhere and must not be copied over what came later.
         let roll_committed = self.broken(broken!(RollForwardOfCommitted));
-        all.retain(|(_, e)| !self.view.is_writer(e.writer, e.incarnation));
+        all.retain(|(_, e)| !self.view.is_looked_after(e));
         all.retain(|(_, e)| e.grant >= highest || roll_committed);
         let alone = self.view.written() == self.view.bit(self.node);
         if all.is_empty() && (suspects.is_empty() || alone) {
@@ -161,8 +161,9 @@ impl Replica {
         if let Some(range) = reconcile.suspects.front().copied() {
             // What a surviving writer has in flight here is applied everywhere before anything is compared.
             let view = &self.view;
-            let theirs = |e: &Uncommitted| e.range.overlaps(range) && view.is_writer(e.writer, e.incarnation);
-            if self.window.overlaps(range) || self.applied.iter().any(theirs) {
+            let theirs = |e: &Uncommitted| e.range.overlaps(range) && view.is_looked_after(e);
+            let held = self.held.iter().any(|h| h.range.overlaps(range));
+            if held || self.window.overlaps(range) || self.applied.iter().any(theirs) {
                 self.want_commit();
                 self.attention_at = self.attention_at.min(self.now.after(crate::timing::MS));
                 return;
@@ -348,7 +349,7 @@ impl Replica {
         self.blocked.clear();
         self.suspect.clear();
         let view = &self.view;
-        self.applied.retain(|e| view.is_writer(e.writer, e.incarnation));
+        self.applied.retain(|e| view.is_looked_after(e));
         self.window.given_up = None;
         if self.is_writer() && !self.grants.holds() {
             let epoch = self.view.config.epoch;

@@ -92,6 +92,12 @@ impl View {
         self.config.writer() == Some((node, inc)) && !self.left.contains(&(node, inc))
     }
 
+    /// True if this write is one that a present attachment still looks after: its writer sends it again.
+    pub fn is_looked_after(&self, write: &Uncommitted) -> bool {
+        let since = self.config.attached.get(&write.writer).map(|a| a.since);
+        self.is_writer(write.writer, write.incarnation) && since.is_some_and(|since| write.grant.epoch >= since)
+    }
+
     pub fn is_attached(&self, node: NodeId, inc: Incarnation) -> bool {
         self.config.is_attached(node, inc) && !self.left.contains(&(node, inc))
     }
@@ -234,10 +240,11 @@ impl Replica {
         self.retry_remote_reads(None);
         self.install_attachment(&old);
         self.install_report();
-        self.broadcast_installed();
         // The round begins before anything is applied in it: what is applied again now counts as touched.
         self.restart_join();
         self.reissue_in_flight(&old);
+        // Behind what is in flight, so that who has heard the report has the writes too.
+        self.broadcast_installed();
         self.restart_flush();
         self.source_view_changed();
         self.leave_view_changed();
