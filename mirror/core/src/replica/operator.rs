@@ -119,6 +119,10 @@ impl Replica {
     pub(super) fn wanted_of_operator(&mut self) -> Option<Change> {
         let node = self.node;
         if let Some((_, attachment, _)) = self.operator.attach {
+            // First it has to be decided what the replica of this node's earlier run counts for.
+            if self.known.in_sync.get(&node).is_some_and(|run| *run != self.incarnation) {
+                return None;
+            }
             let in_sync = self.view.is_in_sync(node, self.incarnation);
             let through_peer = self.view.nodes(self.view.in_sync).any(|n| n != node && self.session_is_listed(n));
             // As long as another writer is known there is nothing to swap; its end changes what is known.

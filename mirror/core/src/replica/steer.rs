@@ -37,7 +37,11 @@ impl Replica {
         }
         // A decided configuration that is not installed here has to be, or to be overtaken, first.
         if self.known.epoch > self.view.config.epoch {
-            return (!listed.is_empty() && in_sync).then_some(Change::Expel(listed));
+            return match (listed.is_empty(), in_sync) {
+                (true, _) => None,
+                (false, true) => Some(Change::Expel(listed)),
+                (false, false) => self.wanted_of_restarted(),
+            };
         }
         self.wanted_of_failed()
             .or_else(|| self.wanted_of_failed_write())
