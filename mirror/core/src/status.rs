@@ -42,7 +42,7 @@ pub struct Counters {
     pub sent_other: u64,
     /// Writes of peers applied here.
     pub peer_writes: u64,
-    /// Frames of peers refused because their epoch, left set or membership is stale, and greetings of expelled runs.
+    /// Frames of peers refused because their epoch, left set or membership is stale, and the first word of expelled runs.
     pub stale_refused: u64,
     /// Frames of an older session that were dropped.
     pub old_session_dropped: u64,

@@ -13,7 +13,7 @@ use super::Replica;
 use super::view::{Report, lists};
 use crate::config::Config;
 use crate::effect::{Effect, Event};
-use crate::ids::{BufId, ConnId, FlushId, Incarnation, NodeId, SessionId, Time, WriteId};
+use crate::ids::{BufId, ConnId, Epoch, FlushId, Incarnation, NodeId, SessionId, Time, WriteId};
 use crate::message::{Frame, Message, Net, Refusal, Stamp};
 
 /// One connection.
@@ -69,6 +69,8 @@ pub(super) struct Peer {
     pub refused: bool,
     /// Voter memory it said it has not.
     pub no_memory: bool,
+    /// A run of it that was expelled and has not been heard of since.
+    pub expelled: Option<Incarnation>,
 }
 
 impl Replica {
@@ -290,7 +292,7 @@ impl Replica {
         if !answer {
             self.send_hello(node, conn, session, true);
         }
-        self.refuse_expelled(node, incarnation, &config);
+        self.refuse_expelled(node, incarnation, config.epoch);
         self.learn_config(&config);
         for (n, i) in left {
             self.learn_mark(n, i);
@@ -298,10 +300,11 @@ impl Replica {
         self.session_opened(node);
     }
 
-    /// A run that still takes itself for a member, but was expelled: it slept, or was cut off. Nothing of its old view is taken.
-    fn refuse_expelled(&mut self, node: NodeId, incarnation: Incarnation, its: &Config) {
-        let was_listed = its.epoch < self.known.epoch && lists(its, node, incarnation);
-        if was_listed && !lists(&self.known, node, incarnation) {
+    /// A run that slept through its expulsion, or was cut off, speaks as the member that it was: refused, and counted once.
+    fn refuse_expelled(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if peer.expelled == Some(incarnation) && epoch < self.view.config.epoch {
+            peer.expelled = None;
             self.counters.stale_refused += 1;
             self.out.push(Effect::Event(Event::Refused { node, reason: Refusal::Stale }));
         }
@@ -364,6 +367,7 @@ impl Replica {
         if permits {
             peer.answered_at = now;
         }
+        self.refuse_expelled(node, *incarnation, stamp.epoch);
         let message = Message::HeartbeatAnswer { incarnation: self.incarnation, sent_at: *sent_at, permits };
         self.counters.sent_heartbeats += 1;
         let urgent = !self.broken(broken!(HeartbeatsBehindData));

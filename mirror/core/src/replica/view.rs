@@ -263,6 +263,9 @@ impl Replica {
             }
             self.out.push(Effect::Event(Event::Expelled { node, epoch: self.view.config.epoch }));
             let left = self.marks.contains(&(node, incarnation)) || old.left.contains(&(node, incarnation));
+            if let Some(peer) = self.peers.get_mut(&node).filter(|_| !left) {
+                peer.expelled = Some(incarnation);
+            }
             let attached = old.config.attached.contains_key(&node);
             // With nothing attached there the only readers through it are diskless members, and those have to install
             // the new view (their report is waited for) before anything completes.
