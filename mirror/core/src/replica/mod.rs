@@ -152,6 +152,8 @@ pub struct Replica {
     /// A write failed at the last in-sync replica while others were joining.
     failed_at_last: bool,
     fenced: bool,
+    /// When this run's attachment was installed.
+    attached_at: Time,
     fenced_at: Option<Epoch>,
     frozen: bool,
     // the disk
@@ -245,6 +247,7 @@ impl Replica {
             next_flush: FlushId(0),
             failed_at_last: false,
             fenced: false,
+            attached_at: now,
             fenced_at: None,
             frozen: false,
             disk,

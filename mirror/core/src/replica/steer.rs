@@ -251,7 +251,9 @@ impl Replica {
         }
         let patience = self.timing.swap_delay * 3;
         let cut_off: Vec<_> = (self.suspects.iter())
-            .filter(|((n, _), at)| self.view.written() & self.view.bit(*n) != 0 && self.now.since(**at) >= patience)
+            .filter(|((n, _), at)| {
+                self.view.written() & self.view.bit(*n) != 0 && self.now.since((**at).max(self.attached_at)) >= patience
+            })
             .map(|(key, _)| *key)
             .collect();
         if cut_off.is_empty() {
@@ -260,7 +262,7 @@ impl Replica {
         if self.broken(broken!(DisklessExpels)) {
             return Some(Change::Expel(cut_off));
         }
-        let others_reach = self.view.nodes(self.view.in_sync).any(|n| self.has_session(n));
+        let others_reach = self.view.nodes(self.view.in_sync).any(|n| self.session_is_listed(n));
         others_reach.then_some(Change::Expel(Vec::from([(self.node, self.incarnation)])))
     }
 

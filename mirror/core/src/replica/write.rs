@@ -567,6 +567,7 @@ impl Replica {
         let was = old.config.attached.get(&self.node).is_some_and(|a| a.incarnation == self.incarnation);
         if attached && !was {
             self.fenced = false;
+            self.attached_at = self.now;
         }
         let asked = self.operator.is_detaching();
         let earlier = old.config.attached.get(&self.node).is_some_and(|a| a.recoverable);
