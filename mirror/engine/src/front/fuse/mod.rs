@@ -223,7 +223,7 @@ impl FuseFrontEnd {
 
     /// A tag whose [`FrontReply::DoneElsewhere`] memory is not used any more.
     pub fn take_released(&mut self) -> Option<Tag> {
-        self.device.take_released()
+        self.device.take_released().or_else(|| self.uring.as_mut().and_then(UringChannel::take_released))
     }
 
     /// The volume has grown. The loop device has to be told as well: [`super::LoopDevice::grow`].

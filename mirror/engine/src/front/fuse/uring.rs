@@ -60,6 +60,7 @@ pub(super) struct UringChannel {
     open: usize,
     failure: Option<i32>,
     pending: Vec<Sqe>,
+    released: Vec<Tag>,
 }
 
 // SAFETY: the iovecs point only into regions that this value owns; nothing in it is tied to a thread.
@@ -92,6 +93,7 @@ impl UringChannel {
             open: 0,
             failure: None,
             pending: Vec::with_capacity(count),
+            released: Vec::new(),
         };
         for entry in 0..count {
             channel.register(entry);
@@ -201,11 +203,16 @@ impl UringChannel {
                 assert_eq!(data.len(), len, "a read is answered in full");
                 // SAFETY: the engine promises that the bytes are valid; the entry's payload is in our hands.
                 unsafe { self.payloads.write(entry * self.payload_bytes, data.as_slice()) };
+                self.released.push(tag);
                 self.commit(entry, unique, commit_id, 0, len);
             }
             (_, FrontOp::Write { .. }) => self.answer(entry, unique, commit_id, Ok(response::write_out(len))),
             _ => self.answer(entry, unique, commit_id, Ok(Answer::empty())),
         }
+    }
+
+    pub(super) fn take_released(&mut self) -> Option<Tag> {
+        self.released.pop()
     }
 
     fn answer(&mut self, entry: usize, unique: u64, commit_id: u64, answer: Result<Answer, i32>) {
