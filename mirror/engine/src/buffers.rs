@@ -8,6 +8,7 @@
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
+use crate::front::FrontReply;
 use lockstep_core::BufId;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -66,6 +67,8 @@ struct Entry {
     len: usize,
     home: Home,
     references: u32,
+    /// How many of the references are frames that are not sent yet.
+    unsent: u32,
     generation: u32,
     /// Account that is charged with its length: what came in for one volume.
     account: Option<u32>,
@@ -178,9 +181,61 @@ impl Buffers {
         }
     }
 
+    /// One reference more, for a frame that names the buffer.
+    pub(crate) fn hold_unsent(&mut self, buffer: Buffer) {
+        self.hold(buffer);
+        self.entry_mut(buffer).unsent += 1;
+    }
+
+    /// The frame is sent, or never will be.
+    pub(crate) fn release_unsent(&mut self, buffer: Buffer) {
+        self.entry_mut(buffer).unsent -= 1;
+        self.release(buffer);
+    }
+
+    /// Moves the content of a front end's buffer that is still needed to memory of the loop, so that the front end can
+    /// have its own back. Refused while a frame with it is being sent: the peer would find it damaged.
+    ///
+    /// An operation of the disk that is still under way keeps the old memory, which the front end may use for something
+    /// else: then this replica gets other bytes than the write's. That write completed, or failed, without this replica,
+    /// which is therefore not in sync, and has the block among those that it resyncs.
+    pub(crate) fn evacuate(&mut self, buffer: Buffer) -> bool {
+        let entry = self.entry(buffer);
+        let Home::Front(slot) = entry.home else { return true };
+        if entry.unsent > 0 {
+            return false;
+        }
+        let (memory, len) = (entry.memory, entry.len);
+        let refuge = self.take(len);
+        // SAFETY: both are mapped, as long as this, and apart from each other; nothing writes into a write's data.
+        unsafe { std::ptr::copy_nonoverlapping(memory.as_ptr(), self.entry(refuge).memory.as_ptr(), len) };
+        let Entry { memory, home, .. } = *self.entry(refuge);
+        self.free_entries.push(refuge.slot);
+        let emptied = self.entry_mut(refuge);
+        (emptied.references, emptied.home) = (0, Home::Free);
+        let entry = self.entry_mut(buffer);
+        (entry.memory, entry.home) = (memory, home);
+        self.freed_fronts.push(slot);
+        true
+    }
+
+    /// True if nothing but its first holder has a reference.
+    pub(crate) fn is_sole(&self, buffer: Buffer) -> bool {
+        self.entry(buffer).references == 1
+    }
+
     /// A front end's request whose memory nobody uses any more. Call until `None`.
     pub(crate) fn take_freed_front(&mut self) -> Option<FrontSlot> {
         self.freed_fronts.pop()
+    }
+
+    /// The content as a front end's answer to a read. The caller keeps its reference until the front end gives the tag
+    /// back.
+    pub(crate) fn lend(&self, buffer: Buffer) -> FrontReply {
+        let entry = self.entry(buffer);
+        let len = u32::try_from(entry.len).expect("a read is far smaller than 4 GiB");
+        // SAFETY: the memory stays mapped and unchanged as long as the caller keeps its reference.
+        unsafe { FrontReply::elsewhere(entry.memory.as_ptr(), len) }
     }
 
     /// CRC32C of the whole content; computed at the first call. The content must not change any more.
@@ -244,7 +299,16 @@ impl Buffers {
             return Buffer { slot, generation: entry.generation };
         }
         let slot = u32::try_from(self.entries.len()).expect("fewer buffers than 2^32 fit the bound on their bytes");
-        self.entries.push(Entry { memory, len, home, references: 1, generation: 0, account: None, crc: None });
+        self.entries.push(Entry {
+            memory,
+            len,
+            home,
+            references: 1,
+            unsent: 0,
+            generation: 0,
+            account: None,
+            crc: None,
+        });
         Buffer { slot, generation: 0 }
     }
 
@@ -364,6 +428,23 @@ mod tests {
         assert_eq!(buffers.take_freed_front(), None);
         buffers.release(foreign);
         assert_eq!(buffers.take_freed_front(), Some(slot));
+    }
+
+    #[test]
+    fn a_front_end_gets_its_memory_back_while_the_content_is_still_needed() {
+        let mut buffers = Buffers::default();
+        let mut memory = [3u8; 8];
+        let slot = FrontSlot { front: 1, tag: 2 };
+        let foreign = buffers.adopt(NonNull::from(&mut memory).cast(), 8, slot);
+        buffers.hold_unsent(foreign);
+        assert!(!buffers.evacuate(foreign));
+        buffers.release_unsent(foreign);
+        assert!(buffers.evacuate(foreign));
+        assert_eq!(buffers.take_freed_front(), Some(slot));
+        memory.fill(9);
+        assert_eq!(buffers.bytes(foreign), [3; 8]);
+        buffers.release(foreign);
+        assert_eq!((buffers.take_freed_front(), buffers.handed_out_bytes()), (None, 0));
     }
 
     #[test]

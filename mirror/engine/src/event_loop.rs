@@ -210,12 +210,14 @@ impl EventLoop {
 
     /// Answers front ends whose memory became free, and queues what this turn wants from the kernel.
     fn finish_turn(&mut self) {
-        while let Some(freed) = self.io.buffers.take_freed_front() {
-            if let Some(volume) = self.volumes.get_mut(freed.front) {
-                volume.front.memory_freed(freed.tag);
-                self.touched.insert(freed.front);
+        self.free_fronts();
+        for index in self.touched.iter().copied() {
+            if let Some(volume) = self.volumes.get_mut(index) {
+                volume.front.take_released(&mut self.io);
+                volume.front.evacuate(&mut self.io);
             }
         }
+        self.free_fronts();
         while let Some(index) = self.touched.pop_first() {
             let Some(volume) = self.volumes.get_mut(index) else { continue };
             volume.submit(&mut self.io);
@@ -226,6 +228,15 @@ impl EventLoop {
                 self.answer_awaited(index);
             }
             self.remove_if_over(index);
+        }
+    }
+
+    fn free_fronts(&mut self) {
+        while let Some(freed) = self.io.buffers.take_freed_front() {
+            if let Some(volume) = self.volumes.get_mut(freed.front) {
+                volume.front.memory_freed(freed.tag, &mut self.io);
+                self.touched.insert(freed.front);
+            }
         }
     }
 

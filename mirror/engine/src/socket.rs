@@ -47,9 +47,8 @@ pub(crate) fn tune(socket: &OwnedFd) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpNoDelay, &true)?;
     // BBR, where it is the machine's choice, paces by timers and drains the path every ten seconds: both cost a storage
     // link latency. Where neither can be set, the machine's choice stays.
-    let _ = ["cubic", "reno"].iter().find(|name| {
-        setsockopt(socket, sockopt::TcpCongestion, &OsString::from(name)).is_ok()
-    });
+    let _ =
+        ["cubic", "reno"].iter().find(|name| setsockopt(socket, sockopt::TcpCongestion, &OsString::from(name)).is_ok());
     set_not_sent_low_water(socket)
 }
 

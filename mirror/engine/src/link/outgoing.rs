@@ -85,7 +85,7 @@ impl Batch {
             _ => self.parts.push(Part::Heads { start, end }),
         }
         if let Some(buffer) = payload {
-            buffers.hold(buffer);
+            buffers.hold_unsent(buffer);
             let len = buffers.memory(buffer).1;
             self.bytes += len;
             self.parts.push(Part::Payload { buffer, len });
@@ -102,7 +102,7 @@ impl Batch {
             if self.offset == part.len() {
                 (self.next, self.offset) = (self.next + 1, 0);
                 if let Part::Payload { buffer, .. } = part {
-                    buffers.release(buffer);
+                    buffers.release_unsent(buffer);
                 }
             }
         }
@@ -114,7 +114,7 @@ impl Batch {
     fn clear(&mut self, buffers: &mut Buffers) {
         for part in self.parts.drain(..).skip(self.next) {
             if let Part::Payload { buffer, .. } = part {
-                buffers.release(buffer);
+                buffers.release_unsent(buffer);
             }
         }
         self.heads.clear();

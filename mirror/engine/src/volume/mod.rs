@@ -242,7 +242,7 @@ impl Volume {
                 self.meta.persist(token, updates);
             }
             Effect::CloseLink { conn, .. } => self.close_link(conn, io),
-            Effect::CopyToRequest { to, from } => io.buffers.copy(self.buffer(to), self.buffer(from)),
+            Effect::CopyToRequest { to, from } => self.front.copy(self.buffer(to), self.buffer(from), io),
             Effect::Answer { command, result } => {
                 if let Some(responder) = self.commands.remove(&command) {
                     responder.answer(result);
@@ -251,7 +251,6 @@ impl Volume {
             Effect::FailDevice => self.front.abort(),
             Effect::Event(event) => self.record(event, io),
             Effect::DiskResize { blocks } => {
-                self.front.resize(blocks);
                 if let Some(disk) = &mut self.disk
                     && let Err(error) = disk.grow(blocks)
                 {
@@ -338,6 +337,7 @@ impl Volume {
         tracing::info!(volume = %self.name, ?event, "replica_event");
         if matches!(event, Event::Installed { .. }) {
             self.dials.look_again(io.now);
+            self.front.resize(self.replica.config().size_blocks);
         }
         if self.events.len() == EVENTS_KEPT {
             self.events.pop_front();

@@ -1,8 +1,11 @@
 //! Requests of a volume's front end, and of whoever embeds the engine, on their way through the core.
 //!
-//! A request is answered when the core completed it *and* nothing uses its memory any more: neither the core, nor an
-//! operation of the disk, nor a frame that is not sent yet.
+//! The data of a write stays in the front end's memory until nobody needs it: not the core, not the disk, not a frame that
+//! is not sent yet. A request that completes before that (its replica's disk hangs, say) has its data moved away, so that the
+//! answer need not wait. Reads go through memory of the loop, from which the front end answers without a copy: an operation
+//! that hangs can then never write into what a later request uses.
 
+use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
 use lockstep_core::{BlockRange, BufId, Input, IoError, Op, Request, RequestId, range::BLOCK_BYTES};
@@ -32,11 +35,11 @@ enum Origin {
 #[derive(Debug)]
 struct Open {
     origin: Origin,
-    /// The destination of a read: ours until the core completes it.
+    /// Where the data of a read is put: ours until it is answered.
     read: Option<Buffer>,
+    /// The front end's data of a write, until its memory is free.
+    write: Option<Buffer>,
     result: Option<Result<(), IoError>>,
-    /// The front end's memory is not used any more.
-    memory_free: bool,
 }
 
 /// The front end of a volume and its open requests.
@@ -45,6 +48,10 @@ pub(crate) struct FrontHost {
     pub(crate) front: Option<FrontEnd>,
     open: Slots<Open>,
     requests: Vec<FrontRequest>,
+    /// Completed, and the front end's memory is not free.
+    busy: Vec<u32>,
+    /// Data of answered reads, until the front end has passed it on.
+    answered: BTreeMap<u32, Buffer>,
     /// Requests since the front end started, by their completion.
     pub(crate) completed: u64,
     aborted: bool,
@@ -91,7 +98,9 @@ impl FrontHost {
 
     /// True if there is no front end, or one that the kernel has let go of.
     pub(super) fn is_closed(&self) -> bool {
-        self.front.as_ref().is_none_or(|front| front.state() == FrontState::Closed) && self.open.len() == 0
+        self.front.as_ref().is_none_or(|front| front.state() == FrontState::Closed)
+            && self.open.len() == 0
+            && self.answered.is_empty()
     }
 
     /// Takes a closed front end out of the ring.
@@ -113,50 +122,87 @@ impl FrontHost {
         let Some(slot) = u32::try_from(request.0).ok() else { return };
         let open = self.open.get_mut(slot).expect("the core completes open requests, each once");
         open.result = Some(result);
-        let read = open.read.take();
-        match &open.origin {
-            Origin::Front(_) => {
-                if let Some(buffer) = read {
-                    io.buffers.release(buffer);
-                }
-                if open.memory_free {
-                    self.finish(slot);
-                }
-            }
-            Origin::Embedder(_) => {
-                let data = read.map(|buffer| {
-                    let data = if result.is_ok() { io.buffers.bytes(buffer).to_vec() } else { Vec::new() };
-                    io.buffers.release(buffer);
-                    data
-                });
-                if let Some(Open { origin: Origin::Embedder(responder), .. }) = self.open.remove(slot) {
-                    responder.answer(result.map(|()| data.unwrap_or_default()));
-                }
-            }
+        if let Origin::Embedder(_) = open.origin {
+            return self.answer_embedder(slot, io);
+        }
+        if open.write.is_some() {
+            self.busy.push(slot);
+        } else {
+            self.finish(slot, io);
         }
     }
 
-    /// Nobody uses a request's memory any more.
-    pub(crate) fn memory_freed(&mut self, slot: u32) {
+    /// Nobody uses a write's memory any more.
+    pub(crate) fn memory_freed(&mut self, slot: u32, io: &mut Io) {
         let Some(open) = self.open.get_mut(slot) else { return };
-        open.memory_free = true;
+        open.write = None;
         if open.result.is_some() {
-            self.finish(slot);
+            self.busy.retain(|busy| *busy != slot);
+            self.finish(slot, io);
         }
     }
 
-    fn finish(&mut self, slot: u32) {
-        let Some(Open { origin: Origin::Front(tag), result: Some(result), .. }) = self.open.remove(slot) else {
+    /// Moves data away that completed requests would have to wait for.
+    pub(crate) fn evacuate(&mut self, io: &mut Io) {
+        for slot in &self.busy {
+            if let Some(buffer) = self.open.get_mut(*slot).and_then(|open| open.write) {
+                io.buffers.evacuate(buffer);
+            }
+        }
+    }
+
+    /// A peer's payload is the answer to a read.
+    pub(super) fn copy(&mut self, to: Buffer, from: Buffer, io: &mut Io) {
+        let hangs = !io.buffers.is_sole(to);
+        let same = io.buffers.memory(to).1 == io.buffers.memory(from).1;
+        let open = self.open.iter_mut().map(|(_, open)| open).find(|open| hangs && same && open.read == Some(to));
+        match open {
+            // An operation of the disk may still write into the request's own memory.
+            Some(open) => {
+                io.buffers.hold(from);
+                io.buffers.release(to);
+                open.read = Some(from);
+            }
+            None => io.buffers.copy(to, from),
+        }
+    }
+
+    /// Gives memory back that the front end has passed on.
+    pub(crate) fn take_released(&mut self, io: &mut Io) {
+        let Some(front) = &mut self.front else { return };
+        while let Some(tag) = front.take_released() {
+            if let Some(buffer) = self.answered.remove(&tag.0) {
+                io.buffers.release(buffer);
+            }
+        }
+    }
+
+    fn answer_embedder(&mut self, slot: u32, io: &mut Io) {
+        let Some(Open { origin: Origin::Embedder(responder), read, result: Some(result), .. }) = self.open.remove(slot)
+        else {
+            return;
+        };
+        let data = read.map(|buffer| {
+            let data = if result.is_ok() { io.buffers.bytes(buffer).to_vec() } else { Vec::new() };
+            io.buffers.release(buffer);
+            data
+        });
+        responder.answer(result.map(|()| data.unwrap_or_default()));
+    }
+
+    fn finish(&mut self, slot: u32, io: &mut Io) {
+        let Some(Open { origin: Origin::Front(tag), read, result: Some(result), .. }) = self.open.remove(slot) else {
             return;
         };
         self.completed += 1;
-        let reply = match result {
-            Ok(()) => FrontReply::Done,
-            Err(error) => FrontReply::Failed(failure(error)),
-        };
-        if let Some(front) = &mut self.front {
-            front.reply(tag, reply);
+        let front = self.front.as_mut().expect("a front end stays until its last request is answered");
+        if let Err(error) = result {
+            read.into_iter().for_each(|buffer| io.buffers.release(buffer));
+            return front.reply(tag, FrontReply::Failed(failure(error)));
         }
+        let Some(buffer) = read else { return front.reply(tag, FrontReply::Done) };
+        self.answered.insert(tag.0, buffer);
+        front.reply(tag, io.buffers.lend(buffer));
     }
 }
 
@@ -183,22 +229,20 @@ impl Volume {
     }
 
     fn on_request(&mut self, request: FrontRequest, io: &mut Io) {
-        let is_read = matches!(request.op, FrontOp::Read);
         let memory = NonNull::new(request.data.as_ptr()).filter(|_| !request.data.is_empty());
-        let slot = self.front.open.insert(Open {
-            origin: Origin::Front(request.tag),
-            read: None,
-            result: None,
-            memory_free: memory.is_none(),
-        });
+        let len = request.data.len() as usize;
+        let open = Open { origin: Origin::Front(request.tag), read: None, write: None, result: None };
+        let slot = self.front.open.insert(open);
         let mut buf = NO_BUFFER;
         if let Some(memory) = memory {
-            let front = FrontSlot { front: self.index, tag: slot };
-            let buffer = io.buffers.adopt(memory, request.data.len() as usize, front);
+            let open = self.front.open.get_mut(slot).expect("it was put there just now");
+            let buffer = if matches!(request.op, FrontOp::Read) {
+                *open.read.insert(io.buffers.take(len))
+            } else {
+                let front = FrontSlot { front: self.index, tag: slot };
+                *open.write.insert(io.buffers.adopt(memory, len, front))
+            };
             buf = buffer.id();
-            if is_read {
-                self.front.open.get_mut(slot).expect("it was put there just now").read = Some(buffer);
-            }
         }
         let first = request.offset_bytes / BLOCK_BYTES;
         let range = BlockRange::new(first, first + request.len_bytes / BLOCK_BYTES);
@@ -222,7 +266,7 @@ impl Volume {
         responder: Responder<RequestResult>,
         io: &mut Io,
     ) {
-        let mut open = Open { origin: Origin::Embedder(responder), read: None, result: None, memory_free: true };
+        let mut open = Open { origin: Origin::Embedder(responder), read: None, write: None, result: None };
         let mut buf = NO_BUFFER;
         if matches!(op, Op::Read | Op::Write { .. }) {
             let buffer = io.buffers.take(usize::try_from(range.bytes()).expect("checked by the engine"));

@@ -1,13 +1,10 @@
 //! What strangers and damaged peers meet.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
-
-mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::{Cluster, PATIENCE, await_state};
+use crate::cluster::{Cluster, PATIENCE, await_state};
 use lockstep_engine::core::{
     BlockRange, FlushId, Frame, GrantNumber, Message, Net, NodeId, Stamp, VolumeId, WriteId, WriteKind,
 };

@@ -1,9 +1,6 @@
 //! Real engines over loopback: real sockets, files and rings do what the simulated ones do.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
-mod common;
-
-use common::Cluster;
+use crate::cluster::Cluster;
 use lockstep_engine::core::{BlockRange, CommandError, DiskState, NodeId, Op};
 
 const BLOCKS: u64 = 4096;

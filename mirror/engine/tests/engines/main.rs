@@ -1,0 +1,6 @@
+//! Real engines over loopback: real sockets, files and rings.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cluster;
+mod links;
+mod mirror;
