@@ -33,7 +33,10 @@ impl Setup {
         let home = tempfile::Builder::new().prefix("lockstep-networks-").tempdir()?;
         let nodes = Namespaces::start(home.path(), &Cleanup::new())?;
         let size = SIZE_BYTES.to_string();
-        nodes.at("a", &["volume", "create", VOLUME, "--size", &size, "--replicas", "2", "--on", "a,b"])?;
+        // Engines take their pools a moment after the agents answer.
+        wait::until_ok("the volume is created", BOUND, || {
+            nodes.at("a", &["volume", "create", VOLUME, "--size", &size, "--replicas", "2", "--on", "a,b"]).map(Some)
+        })?;
         let attached = wait::until_ok("the volume is attached", BOUND, || {
             nodes.at("a", &["volume", "attach", VOLUME, "--front-end", "nbd-socket"]).map(Some)
         })?;
