@@ -43,6 +43,8 @@ pub(super) struct Proposer {
     number: u64,
     /// Not before this time.
     pub retry_at: Time,
+    /// A value of this node may be accepted somewhere, and is not known to be decided.
+    pub in_doubt: bool,
     /// Rounds without a majority since the last one that had it.
     pub failures: u32,
     tags: u64,
@@ -57,9 +59,15 @@ pub(super) enum Outcome {
 }
 
 impl Replica {
-    /// True while a round is under way: a swap may be in doubt.
+    /// True while a round is under way.
     pub(super) fn is_proposing(&self) -> bool {
         self.proposer.round.is_some()
+    }
+
+    /// True while a swap of this node is under way or in doubt, or decided and not installed.
+    pub(super) fn is_swap_in_doubt(&self) -> bool {
+        let open = self.is_proposing() || self.proposer.in_doubt;
+        open || self.adopting.is_some() || self.known.epoch > self.view.config.epoch
     }
 
     /// Begins a round for `change`, unless one is under way or the last failed a moment ago.
@@ -226,6 +234,7 @@ impl Replica {
         }
         round.value =
             Some((value.clone(), if in_doubt { Planned::Impossible("another change came first") } else { planned }));
+        self.proposer.in_doubt = true;
         let ballot = round.ballot;
         let mut targets: Vec<NodeId> = round.sets.iter().flat_map(|s| s.keys().copied()).collect();
         targets.sort_unstable();
@@ -244,6 +253,7 @@ impl Replica {
         }
         let round = self.proposer.round.take().expect("just seen");
         self.proposer.failures = 0;
+        self.proposer.in_doubt = false;
         let (value, planned) = round.value.expect("accepted only after phase 2 began");
         let outcome = match planned {
             Planned::Next(_) => {

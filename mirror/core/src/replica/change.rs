@@ -13,6 +13,9 @@ pub(super) enum Change {
     Learn,
     /// These runs take part no more.
     Expel(Vec<(NodeId, Incarnation)>),
+    /// A configuration that was decided late lists only runs that have left as planned: the survivors of the view in
+    /// which they left go on. Who left promised nobody to come back, so nobody can have served in what is overruled.
+    Overrule { survivors: Vec<(NodeId, Incarnation)>, left: Vec<(NodeId, Incarnation)>, epoch: Epoch },
     /// This node's replica failed; its attachment stays.
     DropReplica(NodeId, Incarnation),
     /// First swap of entering.
@@ -68,6 +71,20 @@ impl Change {
                     }
                 }
                 drop_vote_of_the_absent(now, &mut next);
+            }
+            Change::Overrule { survivors, left, epoch } => {
+                if !now.in_sync.iter().all(|(n, i)| left.contains(&(*n, *i))) {
+                    return Planned::Impossible("a member that has not left is in sync");
+                }
+                for node in now.in_sync.keys() {
+                    next.last_in_sync.insert(*node, *epoch);
+                }
+                next.in_sync = survivors.iter().copied().collect();
+                next.joining.clear();
+                next.attached.retain(|n, a| !left.contains(&(*n, a.incarnation)));
+                for (node, _) in survivors {
+                    next.last_in_sync.remove(node);
+                }
             }
             Change::DropReplica(node, incarnation) => {
                 if !now.is_in_sync(*node, *incarnation) && !now.is_joining(*node, *incarnation) {

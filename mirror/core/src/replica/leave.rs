@@ -78,9 +78,11 @@ impl Replica {
         match self.leaving.phase {
             Phase::Asking => {
                 let last = self.view.in_sync == self.view.bit(self.node);
-                let in_doubt =
-                    self.is_proposing() || self.adopting.is_some() || self.known.epoch > self.view.config.epoch;
+                let in_doubt = self.is_swap_in_doubt();
                 if in_doubt {
+                    if self.proposer.in_doubt && self.leaving.promises.is_empty() {
+                        self.propose(super::change::Change::Learn);
+                    }
                     return;
                 }
                 if last {
@@ -108,7 +110,7 @@ impl Replica {
     }
 
     pub(super) fn on_leave_ask(&mut self, from: NodeId) {
-        let in_doubt = self.is_proposing() || self.adopting.is_some() || self.known.epoch > self.view.config.epoch;
+        let in_doubt = self.is_swap_in_doubt();
         let able = self.view.is_in_sync(self.node, self.incarnation) && self.disk.failed.is_none() && !in_doubt;
         let withdraws = self.leaving.phase == Phase::Asking && self.node > from;
         if withdraws && able {
@@ -127,7 +129,7 @@ impl Replica {
             return;
         }
         self.leaving.promises.insert(from);
-        let in_doubt = self.is_proposing() || self.adopting.is_some() || self.known.epoch > self.view.config.epoch;
+        let in_doubt = self.is_swap_in_doubt();
         if !in_doubt {
             self.leaving.phase = Phase::Flushing;
             self.flush_before_leaving();

@@ -170,6 +170,8 @@ pub struct Replica {
     sweep_at: Time,
     // making replicas equal
     reconciled: bool,
+    /// The granting node said so before all reports were in here.
+    settled_elsewhere: bool,
     reconcile: Option<reconcile::Reconcile>,
     blocked: BlockSet,
     join: Option<join::Join>,
@@ -262,6 +264,7 @@ impl Replica {
             suspect: BlockSet::new(),
             sweep_at: Time::NEVER,
             reconciled: false,
+            settled_elsewhere: false,
             reconcile: None,
             blocked: BlockSet::new(),
             join: None,

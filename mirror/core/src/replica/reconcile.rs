@@ -60,6 +60,9 @@ pub(super) struct Reconcile {
 impl Replica {
     /// All members have reported: finds what has to be settled, and holds it back.
     pub(super) fn begin_reconcile(&mut self) {
+        if self.settled_elsewhere {
+            return self.reconciled();
+        }
         let mut all: Vec<(NodeId, Uncommitted)> = Vec::new();
         let mut suspects = BlockSet::new();
         let mut highest = GrantNumber::default();
@@ -362,8 +365,14 @@ impl Replica {
     }
 
     pub(super) fn on_reconcile_done(&mut self, from: NodeId) {
-        if self.view.granting_node() == Some(from) && self.reports_in && !self.reconciled {
+        if self.view.granting_node() != Some(from) || self.reconciled {
+            return;
+        }
+        if self.reports_in {
             self.reconciled();
+        } else {
+            // The granting node has heard everybody sooner than this one.
+            self.settled_elsewhere = true;
         }
     }
 

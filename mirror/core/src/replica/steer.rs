@@ -39,6 +39,13 @@ impl Replica {
         if self.known.epoch > self.view.config.epoch {
             return match (listed.is_empty(), in_sync) {
                 (true, _) => None,
+                (false, true) if self.known.in_sync.iter().all(|(n, i)| listed.contains(&(*n, *i))) => {
+                    let granting = self.view.granting_node() == Some(self.node);
+                    let run = |n: NodeId| self.view.config.in_sync.get(&n).map(|i| (n, *i));
+                    let survivors = self.view.nodes(self.view.in_sync).filter_map(run).collect();
+                    let epoch = self.view.config.epoch;
+                    granting.then_some(Change::Overrule { survivors, left: listed, epoch })
+                }
                 (false, true) => Some(Change::Expel(listed)),
                 (false, false) => self.wanted_of_restarted(),
             };

@@ -224,6 +224,7 @@ impl Replica {
         }
         self.reports_in = false;
         self.reconciled = false;
+        self.settled_elsewhere = false;
         self.reconcile = None;
         self.blocked.clear();
         let written = self.view.is_written(self.node, self.incarnation);

@@ -188,7 +188,12 @@ impl Machine for Naive {
             }
             Input::Command { id, command: Command::Attach { .. } } => {
                 let incarnation = self.setup.incarnation;
-                let attachment = Attachment { incarnation, mode: AttachMode::ReadWrite, recoverable: false, since: lockstep_core::Epoch(1) };
+                let attachment = Attachment {
+                    incarnation,
+                    mode: AttachMode::ReadWrite,
+                    recoverable: false,
+                    since: lockstep_core::Epoch(1),
+                };
                 let mut config = self.meta.config.clone();
                 config.epoch = Epoch(config.epoch.0 + 1);
                 config.attached.insert(self.meta.node, attachment);
