@@ -33,14 +33,14 @@ impl Agent {
     async fn check_not_attached(&self, spec: &Spec, allow_absent: bool) -> Result<(), Failure> {
         let members: Vec<u32> = spec.members().collect();
         let request = Request::Status(proto::GetVolumeRequest { volume: spec.name.clone() });
+        // Who learned of a detach last may not know it yet: the newest configuration decides.
+        let mut newest: Option<proto::VolumeStatus> = None;
         for (id, reply) in self.ask_all(&members, &request).await {
             let node = self.cluster.name_of(id);
             match reply {
                 Ok(Reply::Status(status)) => {
-                    if let Some(holder) = status.writers.iter().chain(&status.readers).next() {
-                        let message =
-                            format!("volume {:?} is attached at node {holder}: detach it there first", spec.name);
-                        return Err(Failure::held_by(holder, message));
+                    if newest.as_ref().is_none_or(|newest| newest.epoch < status.epoch) {
+                        newest = Some(status);
                     }
                 }
                 Ok(_) => return Err(Failure::other(format!("node {node} gives an answer of another version"))),
@@ -52,7 +52,14 @@ impl Agent {
                 Err(_) => {}
             }
         }
-        Ok(())
+        let newest = newest.unwrap_or_default();
+        match newest.writers.iter().chain(&newest.readers).next() {
+            None => Ok(()),
+            Some(holder) => {
+                let message = format!("volume {:?} is attached at node {holder}: detach it there first", spec.name);
+                Err(Failure::held_by(holder, message))
+            }
+        }
     }
 
     /// Deletes on the nodes that have not confirmed yet. Gives those that still have not.

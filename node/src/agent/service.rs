@@ -12,6 +12,7 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::Agent;
+use super::volumes::Choice;
 use crate::failure::Failure;
 
 /// Events that wait for a caller who reads slowly.
@@ -143,7 +144,21 @@ impl Node for NodeService {
         &self,
         request: Request<proto::ForceVolumeRequest>,
     ) -> Result<Response<proto::VolumeStatus>, Status> {
-        answer(self.0.force(request.into_inner()).await)
+        answer(self.0.force(request.into_inner(), Choice::Force).await)
+    }
+
+    async fn rejoin_volume(
+        &self,
+        request: Request<proto::ForceVolumeRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        answer(self.0.force(request.into_inner(), Choice::Rejoin).await)
+    }
+
+    async fn limit_resync(
+        &self,
+        request: Request<proto::LimitResyncRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        answer(self.0.limit_resync(request.into_inner()).await)
     }
 
     async fn get_pool(&self, _: Request<proto::GetPoolRequest>) -> Result<Response<proto::Pool>, Status> {

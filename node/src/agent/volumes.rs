@@ -176,15 +176,43 @@ impl Agent {
             .map_err(|failure| self.name_members(&spec, failure))
     }
 
-    pub(super) async fn force(&self, request: proto::ForceVolumeRequest) -> Result<proto::VolumeStatus, Failure> {
+    /// Goes on with this node's replica alone, or gives it up for the others': both may lose what somebody was told is safe.
+    pub(super) async fn force(
+        &self,
+        request: proto::ForceVolumeRequest,
+        choice: Choice,
+    ) -> Result<proto::VolumeStatus, Failure> {
         if !request.accept_data_loss {
-            let message = "must be given: the other replicas' newer data, if they have any, is given up";
+            let message = match choice {
+                Choice::Force => "must be given: the other replicas' newer data, if they have any, is given up",
+                Choice::Rejoin => "must be given: what only this node's replica holds is given up",
+            };
             return Err(Failure::wrong_input("i_accept_data_loss", "false", message));
         }
         let spec = self.volume(&request.volume).await?;
-        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().force(request))
-            .await
-            .map_err(|failure| self.name_members(&spec, failure))?;
-        Ok(self.with_device(status))
+        let mut engine = self.engine();
+        let status = match choice {
+            Choice::Force => rpc::answer(&self.engine_name(), CHANGE_WITHIN, engine.force(request)).await,
+            Choice::Rejoin => rpc::answer(&self.engine_name(), CHANGE_WITHIN, engine.rejoin(request)).await,
+        };
+        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
     }
+
+    pub(super) async fn limit_resync(
+        &self,
+        request: proto::LimitResyncRequest,
+    ) -> Result<proto::VolumeStatus, Failure> {
+        let spec = self.volume(&request.volume).await?;
+        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().limit_resync(request)).await;
+        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+    }
+}
+
+/// What an operator decides about two generations of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// This node's replica is the right one.
+    Force,
+    /// The others' is.
+    Rejoin,
 }

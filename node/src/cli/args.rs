@@ -100,6 +100,14 @@ pub(super) enum Volume {
         after_help = "This is the only command that may lose acknowledged data. Look at the status of every node first."
     )]
     Force(Force),
+    /// Give up this node's generation of a volume that was forced elsewhere, and take everything from the others
+    #[command(after_help = "What only this node's replica holds is lost. Look at the status of every node first.")]
+    Rejoin(Force),
+    /// Limit how fast this node's replica resyncs
+    #[command(
+        after_help = "Examples:\n  lockstep --node b volume limit-resync v1 --rate 50MiB\n  lockstep --node b volume limit-resync v1 --rate 0"
+    )]
+    LimitResync(LimitResync),
 }
 
 #[derive(Debug, Args)]
@@ -230,9 +238,19 @@ pub(super) struct Force {
     /// The volume's name
     #[arg(value_name = "NAME")]
     pub volume: String,
-    /// What the other replicas hold and this one does not is given up
+    /// What the replica that is given up holds alone is lost
     #[arg(long)]
     pub i_accept_data_loss: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LimitResync {
+    /// The volume's name
+    #[arg(value_name = "NAME")]
+    pub volume: String,
+    /// Bytes a second, like 50MiB; 0 is no limit
+    #[arg(long)]
+    pub rate: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -40,7 +40,9 @@ pub(super) async fn run(place: &Place, format: Format, command: args::Volume) ->
         args::Volume::Resize(resize) => self::resize(place, format, resize).await,
         args::Volume::Verify(verify) => self::verify(place, format, verify).await,
         args::Volume::Delete(delete) => self::delete(place, format, delete).await,
-        args::Volume::Force(force) => self::force(place, format, force).await,
+        args::Volume::Force(force) => self::force(place, format, force, Choice::Force).await,
+        args::Volume::Rejoin(force) => self::force(place, format, force, Choice::Rejoin).await,
+        args::Volume::LimitResync(limit) => limit_resync(place, format, limit).await,
     }
 }
 
@@ -227,17 +229,46 @@ async fn delete(place: &Place, format: Format, delete: args::Delete) -> Result<(
     })
 }
 
-async fn force(place: &Place, format: Format, force: args::Force) -> Result<(), Failure> {
+/// Whose generation is kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Choice {
+    Force,
+    Rejoin,
+}
+
+async fn force(place: &Place, format: Format, force: args::Force, choice: Choice) -> Result<(), Failure> {
     let volume = check(force.volume)?;
     if !force.i_accept_data_loss {
-        let message = "must be given: what the other replicas hold and this one does not is given up";
+        let message = match choice {
+            Choice::Force => "must be given: what the other replicas hold and this one does not is given up",
+            Choice::Rejoin => "must be given: what only this node's replica holds is given up",
+        };
         return Err(Failure::wrong_input("i-accept-data-loss", "false", message));
     }
     let mut agent = place.agent()?;
-    let mut progress = Progress::new(format!("forcing {volume}"));
-    let request = proto::ForceVolumeRequest { volume, accept_data_loss: true };
-    let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.force_volume(request));
-    print_volume(format, progress.during(call).await?)
+    let request = proto::ForceVolumeRequest { volume: volume.clone(), accept_data_loss: true };
+    let status = match choice {
+        Choice::Force => {
+            let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.force_volume(request));
+            Progress::new(format!("forcing {volume}")).during(call).await?
+        }
+        Choice::Rejoin => {
+            let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.rejoin_volume(request));
+            Progress::new(format!("rejoining {volume}")).during(call).await?
+        }
+    };
+    print_volume(format, status)
+}
+
+async fn limit_resync(place: &Place, format: Format, limit: args::LimitResync) -> Result<(), Failure> {
+    let bytes_per_second = input::parse_size(&limit.rate).map_err(|failure| Failure {
+        field: Some("rate".to_owned()),
+        message: "is not a rate; write bytes a second with a unit, like 50MiB, or 0 for no limit".to_owned(),
+        ..failure
+    })?;
+    let mut agent = place.agent()?;
+    let request = proto::LimitResyncRequest { volume: check(limit.volume)?, bytes_per_second };
+    print_volume(format, rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.limit_resync(request)).await?)
 }
 
 /// `lockstep node`.

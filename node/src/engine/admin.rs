@@ -302,6 +302,25 @@ impl Engine for EngineService {
         answer(self.0.command(&request.volume, Command::Force).await)
     }
 
+    async fn rejoin(
+        &self,
+        request: Request<proto::ForceVolumeRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        if !request.accept_data_loss {
+            return Err(Failure::wrong_input("accept_data_loss", false, "must be given").into());
+        }
+        answer(self.0.command(&request.volume, Command::Rejoin).await)
+    }
+
+    async fn limit_resync(
+        &self,
+        request: Request<proto::LimitResyncRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let proto::LimitResyncRequest { volume, bytes_per_second } = request.into_inner();
+        answer(self.0.command(&volume, Command::SetResyncRate { bytes_per_second }).await)
+    }
+
     async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
         let engine = self.0.engine()?;
         let left = run(&*engine, &request.into_inner().volume, Command::Leave).await;

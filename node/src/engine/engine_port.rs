@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockstep_core::{
     Ack, AttachMode, Command, CommandError, Config, Epoch, Generation, Incarnation, Net, NodeId, OnQuorumLoss, Reply,
@@ -13,7 +13,8 @@ use lockstep_core::{
 };
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
-    Identity, NodeAddress, Pending, SendReport, StartFrontEnd, StopFrontEnd, VolumeEntry, VolumeState, VolumeStatus,
+    Identity, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd, StopFrontEnd, VolumeEntry, VolumeState,
+    VolumeStatus,
 };
 use lockstep_proto::node::v1 as proto;
 
@@ -26,6 +27,12 @@ use crate::{host, input};
 
 /// How long a snapshot of a volume may take: its loop answers between two turns.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(4);
+
+/// How long the last disk writes of a killed predecessor may take. A disk request older than 10 s counts as failed.
+const FREE_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether they have landed.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long each step of telling a peer may take. A peer that is away learns it by the connection's end anyway.
 const REPORT_WITHIN: Duration = Duration::from_secs(1);
@@ -64,7 +71,7 @@ impl EnginePort {
     /// The whole chain of why it does not start.
     pub(super) fn start(place: &Place, pool: Option<PathBuf>) -> Result<Self, Failure> {
         let config = engine_config(&place.cluster, &place.me, &place.state, pool);
-        let engine = Engine::start(config).map_err(|error| Failure::of_host("start the engine", &error))?;
+        let engine = start_when_free(&config).map_err(|error| Failure::of_host("start the engine", &error))?;
         Ok(Self { engine: Arc::new(engine), cluster: place.cluster.clone(), state: place.state.clone() })
     }
 
@@ -200,6 +207,12 @@ impl EnginePort {
         Ok(Answer { pending, volume: name.to_owned(), names })
     }
 
+    /// All metrics. Asks the loops, and therefore waits.
+    pub(super) async fn metrics_text(&self) -> Result<String, Failure> {
+        let engine = Arc::clone(&self.engine);
+        blocking("read the metrics", move || engine.metrics_text()).await
+    }
+
     /// Makes a front end of the attached volume.
     pub(super) async fn start_front_end(
         &self,
@@ -281,6 +294,21 @@ impl EnginePort {
                 Ok(Err(failure)) => tracing::warn!(volume, %failure, "not left as planned"),
                 Err(_) => tracing::warn!(volume, "not left as planned in time"),
             }
+        }
+    }
+}
+
+/// A predecessor that was killed is gone before its ring is: until its last disk write has landed its sockets still listen.
+fn start_when_free(config: &EngineConfig) -> Result<Engine, StartEngine> {
+    let start = Instant::now();
+    loop {
+        match Engine::start(config.clone()) {
+            Err(StartEngine::Listen { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse && start.elapsed() < FREE_WITHIN =>
+            {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            result => return result,
         }
     }
 }

@@ -4,14 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_engine::VolumeStatus;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use super::status;
 use super::worker::Worker;
-use crate::input::BLOCK_BYTES;
 
 /// How long one scrape may take, from connection to last byte.
 const SCRAPE_WITHIN: Duration = Duration::from_secs(5);
@@ -79,73 +76,11 @@ async fn answer<T: Future<Output = String>>(mut stream: TcpStream, text: &impl F
 
 /// The text of one scrape. Names and meanings: docs/metrics.md.
 pub(super) async fn render(worker: Arc<Worker>) -> String {
-    let mut out = Text::default();
-    let engine = worker.engine().ok();
-    out.family("lockstep_engine_up", "gauge", "1 while the engine runs");
-    out.sample("lockstep_engine_up", &[], u64::from(engine.is_some()));
-    let Some(engine) = engine else { return out.0 };
-    let volumes: Vec<VolumeStatus> = engine.list().await.into_iter().filter_map(Result::ok).collect();
-    for (name, kind, help, value) in GAUGES {
-        out.family(name, kind, help);
-        for status in &volumes {
-            out.sample(name, &[("volume", &status.name)], value(status));
-        }
-    }
-    let Some(first) = volumes.first() else { return out.0 };
-    for (index, (counter, _)) in status::counters(first).into_iter().enumerate() {
-        // `frames_sent.write` is the label `kind` of one family.
-        let (family, label) = counter.split_once('.').map_or((counter, None), |(family, kind)| (family, Some(kind)));
-        let name = format!("lockstep_{family}_total");
-        out.family(&name, "counter", "see docs/metrics.md");
-        for status in &volumes {
-            let (_, count) = status::counters(status)[index];
-            let mut labels = vec![("volume", status.name.as_str())];
-            labels.extend(label.map(|kind| ("kind", kind)));
-            out.sample(&name, &labels, count);
-        }
-    }
-    out.0
-}
-
-type Gauge = (&'static str, &'static str, &'static str, fn(&VolumeStatus) -> u64);
-
-const GAUGES: [Gauge; 8] = [
-    ("lockstep_epoch", "gauge", "epoch of the installed configuration", |s| s.core.config.epoch.0),
-    ("lockstep_size_bytes", "gauge", "size of the volume", |s| s.core.config.size_blocks * BLOCK_BYTES),
-    ("lockstep_replicas", "gauge", "replicas that the volume should have", |s| count(s.core.config.replicas.len())),
-    ("lockstep_replicas_in_sync", "gauge", "replicas that hold everything", |s| count(s.core.config.in_sync.len())),
-    ("lockstep_frozen", "gauge", "1 while requests wait for a quorum", |s| u64::from(s.core.frozen)),
-    ("lockstep_attached", "gauge", "1 while the volume is attached at this node", |s| u64::from(s.core.attached)),
-    ("lockstep_dirty_bytes", "gauge", "bytes owed to absent replicas", |s| {
-        s.core.dirty_blocks.values().sum::<u64>() * BLOCK_BYTES
-    }),
-    ("lockstep_write_intent_regions", "gauge", "regions with write intent", |s| s.core.intent_regions),
-];
-
-fn count(len: usize) -> u64 {
-    u64::try_from(len).unwrap_or(u64::MAX)
-}
-
-/// Prometheus text: one family after the other, each announced once.
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let announced = format!("# TYPE {name} {kind}\n");
-        if !self.0.contains(&announced) {
-            self.0.push_str(&format!("# HELP {name} {help}\n{announced}"));
-        }
-    }
-
-    /// Label values are names of volumes and words of ours: nothing to escape.
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
-        match labels.is_empty() {
-            true => self.0.push_str(&format!("{name} {value}\n")),
-            false => self.0.push_str(&format!("{name}{{{}}} {value}\n", labels.join(","))),
-        }
-    }
+    let Ok(engine) = worker.engine() else { return String::new() };
+    engine.metrics_text().await.unwrap_or_else(|failure| {
+        tracing::warn!(%failure, "no metrics");
+        String::new()
+    })
 }
 
 #[cfg(test)]
