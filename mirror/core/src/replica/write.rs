@@ -234,6 +234,11 @@ impl Replica {
                 peer.told = (floor, flush_floor);
             }
         }
+        let told = |n: NodeId| n == self.node || self.peers.get(&n).is_some_and(|p| p.told == (floor, flush_floor));
+        if self.view.nodes(needed).all(told) {
+            // The write carried it: no frame of its own is due.
+            self.commit_at = Time::NEVER;
+        }
     }
 
     fn mark_sent(&mut self, id: WriteId, slot: usize) {
