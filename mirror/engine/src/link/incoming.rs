@@ -55,7 +55,7 @@ impl Incoming {
     }
 
     /// An entry that receives what comes next.
-    pub(super) fn entry(&mut self, socket: FixedFile, buffers: &Buffers) -> squeue::Entry {
+    pub(super) fn entry(&mut self, socket: FixedFile, buffers: &Buffers, look: bool) -> squeue::Entry {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -69,7 +69,7 @@ impl Incoming {
             return opcode::Readv::new(socket.target(), self.iovecs.as_ptr(), 2).build();
         }
         let len = u32::try_from(stage.iov_len).expect("the stage is far smaller than 4 GiB");
-        let poll_first = if self.has_more { 0 } else { POLL_FIRST };
+        let poll_first = if self.has_more || look { 0 } else { POLL_FIRST };
         opcode::Recv::new(socket.target(), stage.iov_base.cast(), len).ioprio(poll_first).build()
     }
 

@@ -108,19 +108,21 @@ impl Link {
         }
     }
 
-    /// Pushes entries for what is to be sent and for the next receive. `paused`: no more may come in for now.
-    pub(crate) fn submit(&mut self, ring: &mut Ring, buffers: &mut Buffers, paused: bool) {
-        if self.closing {
-            return;
-        }
-        if !self.sending
+    /// Pushes the entry that sends what waits.
+    pub(crate) fn submit_send(&mut self, ring: &mut Ring, buffers: &mut Buffers) {
+        if !self.closing
+            && !self.sending
             && let Some(entry) = self.outgoing.entry(self.fixed, buffers)
         {
             ring.push(entry.user_data(Token::new(Source::LinkSend, self.volume, self.conn).encode()));
             self.sending = true;
         }
-        if !self.receiving && !paused {
-            let entry = self.incoming.entry(self.fixed, buffers);
+    }
+
+    /// Pushes the entry for the next receive. `look`: look at the socket before waiting for it.
+    pub(crate) fn submit_receive(&mut self, ring: &mut Ring, buffers: &mut Buffers, look: bool) {
+        if !self.closing && !self.receiving {
+            let entry = self.incoming.entry(self.fixed, buffers, look);
             ring.push(entry.user_data(Token::new(Source::LinkReceive, self.volume, self.conn).encode()));
             self.receiving = true;
         }

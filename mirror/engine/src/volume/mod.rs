@@ -182,11 +182,17 @@ impl Volume {
 
     /// Pushes everything that this turn wants from the kernel.
     pub(crate) fn submit(&mut self, io: &mut Io) {
-        let paused = io.buffers.charged_bytes(self.index) > RECEIVED_BYTES_MAX;
         for link in &mut self.links {
-            link.submit(&mut io.ring, &mut io.buffers, paused);
+            link.submit_send(&mut io.ring, &mut io.buffers);
         }
-        self.front.submit(&mut io.ring);
+        let replied = self.front.submit(&mut io.ring);
+        if io.buffers.charged_bytes(self.index) <= RECEIVED_BYTES_MAX {
+            for link in &mut self.links {
+                // The reply's completion at the block device waits in a softirq, which the kernel would leave to a thread
+                // that runs when this one sleeps. To look at the socket is the cheapest thing that works it off.
+                link.submit_receive(&mut io.ring, &mut io.buffers, replied);
+            }
+        }
         if let Some(disk) = &mut self.disk {
             disk.submit(&mut io.ring);
         }

@@ -58,11 +58,16 @@ pub(crate) struct FrontHost {
 }
 
 impl FrontHost {
-    /// Passes the front end's entries to the ring.
-    pub(super) fn submit(&mut self, ring: &mut Ring) {
+    /// Passes the front end's entries to the ring; true if there were any.
+    pub(super) fn submit(&mut self, ring: &mut Ring) -> bool {
+        let mut any = false;
         if let Some(front) = &mut self.front {
-            front.poll_sqes(|entry| ring.push(entry));
+            front.poll_sqes(|entry| {
+                any = true;
+                ring.push(entry);
+            });
         }
+        any
     }
 
     /// Requests under way.
