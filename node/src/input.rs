@@ -75,7 +75,7 @@ pub fn show_bytes(bytes: u64) -> String {
                 return format!("{} {unit}", bytes >> shift);
             }
             // Tenths by integers: no rounding up to a size that the value does not reach.
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             return format!("{}.{} {unit}", tenths / 10, tenths % 10);
         }
     }

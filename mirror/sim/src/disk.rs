@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use lockstep_core::{BlockRange, Digest, DiskError};
 
-use crate::block::{Block, SECTORS, ZERO, digest};
+use crate::block::{Block, ZERO, digest};
 use crate::rng::Rng;
 
 /// Versions of one block that the cache keeps apart; older ones than these cannot come back after a power loss.
@@ -228,8 +228,8 @@ impl Disk {
             };
             let mut kept = whole;
             if mood == 3 {
-                for sector in 0..SECTORS {
-                    kept[sector] = pick(rng)[sector];
+                for (sector, part) in kept.iter_mut().enumerate() {
+                    *part = pick(rng)[sector];
                 }
             }
             *cell = Cell { durable: kept, versions: Vec::new() };

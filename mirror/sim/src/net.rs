@@ -326,11 +326,9 @@ impl Network {
 
     fn forget(&mut self, id: u64) {
         let over = self.connections.get(&id).is_some_and(|connection| connection.ends.iter().all(|end| end.closed));
-        if over {
-            if let Some(connection) = self.connections.remove(&id) {
-                for end in connection.ends {
-                    self.by_conn.remove(&(end.node, end.conn));
-                }
+        if over && let Some(connection) = self.connections.remove(&id) {
+            for end in connection.ends {
+                self.by_conn.remove(&(end.node, end.conn));
             }
         }
     }

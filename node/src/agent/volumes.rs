@@ -20,7 +20,7 @@ impl Agent {
         let request = Request::Specs(proto::ListSpecsRequest {});
         for (_, reply) in self.ask_all(&others, &request).await {
             let Ok(Reply::Specs(list)) = reply else { continue };
-            for spec in list.specs.iter().filter(|spec| spec.name == name) {
+            if let Some(spec) = list.specs.iter().find(|spec| spec.name == name) {
                 return Spec::parse(spec).map(Some);
             }
         }

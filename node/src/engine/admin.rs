@@ -323,7 +323,7 @@ impl Engine for EngineService {
 
     async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
         let engine = self.0.engine()?;
-        let left = run(&*engine, &request.into_inner().volume, Command::Leave).await;
+        let left = run(&engine, &request.into_inner().volume, Command::Leave).await;
         answer(left.map(|_| proto::LeaveReply {}))
     }
 

@@ -72,6 +72,7 @@ pub fn run(file: &File, socket: &TcpStream, load: &Load) -> Result<Vec<u64>, Fau
     let start = Instant::now();
     loop {
         let over = start.elapsed() >= load.duration;
+        #[expect(clippy::needless_range_loop, reason = "the slot is the name of the request, not only its place")]
         for slot in 0..load.depth {
             if over || requests[slot].is_some() || ring.is_used(slot) {
                 continue;

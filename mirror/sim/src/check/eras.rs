@@ -34,11 +34,11 @@ pub fn check_history(record: &Recorder, now: u64) -> Result<(), Failure> {
     }
     for (block, steps) in &blocks {
         let torn = steps.iter().find(|step| step.content.is_some_and(|content| !is_whole(&content)));
-        if let Some(torn) = torn {
-            if record.losses.is_empty() {
-                let what = format!("block {block}: a read at node {} found a torn block", torn.request.node);
-                return Err(Failure::correctness("I6", now, what));
-            }
+        if let Some(torn) = torn
+            && record.losses.is_empty()
+        {
+            let what = format!("block {block}: a read at node {} found a torn block", torn.request.node);
+            return Err(Failure::correctness("I6", now, what));
         }
         let views = if torn.is_some() { 0..SECTORS } else { 0..1 };
         for sector in views {
@@ -75,13 +75,13 @@ fn explain(candidates: &BTreeSet<Value>, operations: &[Operation]) -> Result<BTr
     let mut unread: Option<bool> = None;
     for candidate in candidates {
         // Values that nobody read are all alike.
-        if !read.contains(candidate) {
-            if let Some(explains) = unread {
-                if explains {
-                    alive.insert(*candidate);
-                }
-                continue;
+        if !read.contains(candidate)
+            && let Some(explains) = unread
+        {
+            if explains {
+                alive.insert(*candidate);
             }
+            continue;
         }
         let history = BlockHistory { initial: *candidate, operations: operations.to_vec() };
         let verdict = check_block(&history);

@@ -22,10 +22,10 @@ pub fn finish(world: &mut World) {
     if world.failure.is_none() {
         world.check_equality("the end");
     }
-    if world.failure.is_none() {
-        if let Err(failure) = check_history(&world.record, world.now) {
-            world.fail(failure);
-        }
+    if world.failure.is_none()
+        && let Err(failure) = check_history(&world.record, world.now)
+    {
+        world.fail(failure);
     }
 }
 

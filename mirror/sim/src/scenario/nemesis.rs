@@ -80,7 +80,7 @@ fn any_pattern(rng: &mut Rng, node: NodeId) -> Pattern {
 fn outage(world: &mut World) -> u64 {
     match world.rng.below(4) {
         0 => world.rng.within(MS, 100 * MS),
-        1 => world.rng.within(100 * MS, 1 * SECOND),
+        1 => world.rng.within(100 * MS, SECOND),
         _ => world.rng.within(SECOND, 5 * SECOND),
     }
 }

@@ -52,12 +52,12 @@ impl World {
                     Some(buf) => self.take_buffer(id, buf, "Send"),
                     None => None,
                 };
-                if let Some((connection, side)) = self.net.find(id, conn) {
-                    if self.net.end(connection, side).is_some_and(|end| !end.closed) {
-                        match codec::encode(&frame, payload.as_ref().map(|blocks| blocks.len())) {
-                            Ok(bytes) => self.send(connection, side, Packet::Frame(bytes, payload), urgent),
-                            Err(reason) => self.fail(Failure::correctness("codec", self.now, reason)),
-                        }
+                if let Some((connection, side)) = self.net.find(id, conn)
+                    && self.net.end(connection, side).is_some_and(|end| !end.closed)
+                {
+                    match codec::encode(&frame, payload.as_ref().map(|blocks| blocks.len())) {
+                        Ok(bytes) => self.send(connection, side, Packet::Frame(bytes, payload), urgent),
+                        Err(reason) => self.fail(Failure::correctness("codec", self.now, reason)),
                     }
                 }
             }
