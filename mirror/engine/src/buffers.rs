@@ -334,8 +334,13 @@ impl Buffers {
             self.resident_large += bytes;
             return true;
         }
-        // SAFETY: whole pages of our own slab, which nobody references. Failure leaves them resident, nothing else.
-        let _ = unsafe { madvise(memory.cast(), bytes, MmapAdvise::MADV_DONTNEED) };
+        // SAFETY: whole pages of our own slab, which nobody references. Failure leaves them resident, nothing else. Pages
+        // that are locked in memory are given back by the first kind of advice only, which older kernels do not know.
+        unsafe {
+            if libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_DONTNEED_LOCKED) != 0 {
+                libc::madvise(memory.as_ptr().cast(), bytes, libc::MADV_DONTNEED);
+            }
+        }
         false
     }
 

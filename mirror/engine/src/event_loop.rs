@@ -19,7 +19,9 @@ use lockstep_format::wire::greeting::{Acceptor, Call, GREETING_SECONDS_MAX, Refu
 
 use crate::buffers::Buffers;
 use crate::clock;
-use crate::front::{FrontEnd, FuseConfig, FuseFrontEnd, MountPoint, NbdConfig, NbdFrontEnd, SqeBase};
+use crate::front::{
+    FrontEnd, FuseConfig, FuseFrontEnd, MountPoint, NbdConfig, NbdFrontEnd, SqeBase, become_io_flusher,
+};
 use crate::greeting::{GREETINGS_MAX, Greeting, GreetingEnd, GreetingStep};
 use crate::pending::Responder;
 use crate::ring::{Cqe, Ring};
@@ -488,6 +490,9 @@ fn start_front(volume: &mut Volume, config: &FrontConfig, index: u32, ring: &Rin
     let base = SqeBase::new(Token::new(Source::Front, index, 0).upper());
     match config {
         FrontConfig::Fuse(config) => {
+            if let Err(error) = become_io_flusher() {
+                tracing::debug!(%error, "not_an_io_flusher");
+            }
             // A group of provided buffers per volume.
             let group = u16::try_from(index).map_err(|_| "too many volumes in one loop".to_owned())?;
             let front =

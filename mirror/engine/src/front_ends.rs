@@ -2,13 +2,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use lockstep_core::{BlockRange, VolumeId};
 
 use crate::engine::{Engine, FindVolume};
 use crate::event_loop::{FrontConfig, LoopCommand};
 use crate::front::fuse::{DeviceReads, clear_stale_mount, is_uring_enabled};
-use crate::front::{FuseConfig, FuseTransport, LoopDevice, LoopSetup, MountPoint, NbdAddress, NbdConfig};
+use crate::front::{FuseConfig, FuseTransport, LoopDevice, LoopSetup, MountPoint, NbdAddress, NbdConfig, lock_memory};
 use crate::pending::pending;
 
 /// Directory of device nodes.
@@ -187,6 +188,12 @@ impl Engine {
         let mount_dir = self.mount_dir(name);
         prepare_mount_dir(&mount_dir).map_err(|source| StartFrontEnd::MountDir { path: mount_dir.clone(), source })?;
         let config = FuseConfig::new(mount_dir, size_bytes, transport);
+        static LOCK: Once = Once::new();
+        LOCK.call_once(|| {
+            if let Err(error) = lock_memory() {
+                tracing::warn!(%error, "memory_not_locked");
+            }
+        });
         let max_io_bytes = config.max_io_bytes;
         let started = self.start_in_loop(volume, FrontConfig::Fuse(config))?;
         let mount = started.expect("a FUSE front end has a mount");

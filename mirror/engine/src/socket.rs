@@ -14,6 +14,9 @@ use nix::sys::socket::{
 const BACKLOG: i32 = 1024;
 /// Bytes that the kernel takes ahead of what it has sent. A sign of life waits behind these at most.
 const NOT_SENT_BYTES_MAX: libc::c_int = 256 << 10;
+/// A connection whose bytes are not acknowledged for so long is given up and dialed anew. Left alone it would try again at
+/// ever longer intervals, and find a network that was cut for a minute after another minute.
+const UNACKNOWLEDGED_MS_MAX: libc::c_int = 2_000;
 
 /// A socket that dials from `from` (its address, any port), so that the traffic takes that network.
 pub(crate) fn for_dialing(from: SocketAddr) -> io::Result<OwnedFd> {
@@ -26,6 +29,11 @@ pub(crate) fn for_dialing(from: SocketAddr) -> io::Result<OwnedFd> {
 pub(crate) fn listen_on(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = new(address)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    // The network may come up later than the engine: the other one has to serve meanwhile.
+    match address {
+        SocketAddr::V4(_) => set_option(&socket, libc::IPPROTO_IP, libc::IP_FREEBIND, 1)?,
+        SocketAddr::V6(_) => set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, 1)?,
+    }
     bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&socket, Backlog::new(BACKLOG).map_err(io::Error::from)?)?;
     Ok(socket)
@@ -49,16 +57,14 @@ pub(crate) fn tune(socket: &OwnedFd) -> io::Result<()> {
     // link latency. Where neither can be set, the machine's choice stays.
     let _ =
         ["cubic", "reno"].iter().find(|name| setsockopt(socket, sockopt::TcpCongestion, &OsString::from(name)).is_ok());
-    set_not_sent_low_water(socket)
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX)?;
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, NOT_SENT_BYTES_MAX)
 }
 
-fn set_not_sent_low_water(socket: &OwnedFd) -> io::Result<()> {
-    let value = NOT_SENT_BYTES_MAX;
+fn set_option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of_val(&value)).expect("an int has 4 bytes");
     // SAFETY: the pointer and length are those of a local integer, which the kernel only reads.
-    let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, (&raw const value).cast(), len)
-    };
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
