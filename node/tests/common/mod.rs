@@ -1,5 +1,5 @@
 //! A playground that is driven by the command line and gone when the test is.
-
+#![allow(clippy::panic, reason = "tests fail by panicking; this module has none of the attributes that say so")]
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
