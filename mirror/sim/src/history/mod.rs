@@ -6,8 +6,8 @@
 //! knows, or never; a read of that kind says nothing and is left out.
 //!
 //! [`check_block`] decides in `O(n log n)` when every write has a value of its own, which a recorder that stamps
-//! its writes guarantees ([`zones`]); values written more than once (zeroes of a discard) go to [`frontier`], which
-//! follows every state that the block can be in. A plain search ([`search`]) is the oracle that both are tested against.
+//! its writes guarantees (`zones`); values written more than once (zeroes of a discard) go to `frontier`, which
+//! follows every state that the block can be in. A plain search (`search`) is the oracle that both are tested against.
 
 mod frontier;
 mod search;
