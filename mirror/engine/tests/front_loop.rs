@@ -10,7 +10,6 @@ mod backend;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
@@ -200,10 +199,8 @@ fn hole_in_the_device_reads_as_zeroes() {
     let Some(fixture) = Fixture::start("hole", MULTISHOT, false) else { return };
     let device = fixture.open(libc::O_DIRECT);
     device.write_all_at(Block::of(9).bytes(), 4096).unwrap();
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: an open descriptor and plain numbers.
-    let result = unsafe { libc::fallocate(device.as_raw_fd(), mode, 0, MIB as i64) };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    let mode = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    nix::fcntl::fallocate(&device, mode, 0, MIB as i64).unwrap();
     assert!(fixture.counter(|counters| &counters.zeroes) > 0);
     let mut block = Block::of(1);
     device.read_exact_at(block.bytes(), 4096).unwrap();
