@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::Replica;
-use super::view::View;
+use super::view::{Slots, View};
 use crate::bitmap::BlockSet;
 use crate::ids::{Epoch, NodeId, RegionIndex, Time};
 use crate::meta::MetaUpdate;
@@ -33,9 +33,10 @@ impl Replica {
         }
         let me = self.node;
         let view = &self.view;
+        // A joining peer gets the write itself; one that the view on its way leaves out may not.
+        let reached = view.written() & self.adopting.as_ref().map_or(Slots::MAX, |a| a.view.written());
         for (peer, map) in &mut self.meta.dirty {
-            // A joining peer gets the write itself.
-            if *peer == me || view.written() & view.bit(*peer) != 0 {
+            if *peer == me || reached & view.bit(*peer) != 0 {
                 continue;
             }
             map.copy.insert(range);

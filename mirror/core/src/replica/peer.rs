@@ -264,7 +264,6 @@ impl Replica {
                 peer.last_session = SessionId(0);
             }
             peer.incarnation = incarnation;
-            self.note_new_incarnation(node, incarnation);
         }
         if config.generation != self.known.generation && !self.same_generation(node, &config) {
             return;
@@ -310,16 +309,10 @@ impl Replica {
         }
     }
 
-    /// A run that is newer than the one listed proves that the listed one has ended: it held the state's lock.
-    fn note_new_incarnation(&mut self, node: NodeId, incarnation: Incarnation) {
-        let listed: Vec<Incarnation> = [&self.view.config, &self.known]
-            .iter()
-            .filter_map(|c| c.incarnation_of(node))
-            .filter(|i| *i < incarnation)
-            .collect();
-        for old in listed {
-            self.exited.insert((node, old));
-        }
+    /// True if it is proven that this run has ended: its supervisor said so, or a newer run spoke, which holds the lock
+    /// that the older one held.
+    pub(super) fn has_ended(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.exited.contains(&(node, incarnation)) || self.peers.get(&node).is_some_and(|p| p.incarnation > incarnation)
     }
 
     /// True if the other configuration is one that may replace this node's: it is not, of another generation.
@@ -410,7 +403,7 @@ impl Replica {
 
     /// Silence for so long that the peer is suspected; or proof that its run has ended.
     pub(super) fn is_suspect(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        if self.exited.contains(&(node, incarnation)) {
+        if self.has_ended(node, incarnation) {
             return true;
         }
         let Some(peer) = self.peers.get(&node) else { return self.now.since(self.started_at) >= self.timing.suspect };

@@ -86,8 +86,7 @@ impl Replica {
             }
             let since = before.get(&(node, incarnation)).copied();
             if since.is_none() {
-                let reason =
-                    if self.exited.contains(&(node, incarnation)) { "its process has ended" } else { "silent" };
+                let reason = if self.has_ended(node, incarnation) { "its process has ended" } else { "silent" };
                 self.out.push(Effect::Event(Event::Suspected { node, reason }));
             }
             self.suspects.insert((node, incarnation), since.unwrap_or(now));
@@ -106,7 +105,7 @@ impl Replica {
             }
             out.push(*key);
             since = since.max(*at);
-            proven &= self.exited.contains(key);
+            proven &= self.has_ended(key.0, key.1);
         }
         if out.is_empty() {
             return None;
@@ -163,7 +162,7 @@ impl Replica {
             return self.start_unasked(&alone);
         }
         // All others have provably ended too: the lowest starts, without waiting for runs that cannot come back.
-        let all_ended = others.iter().all(|(n, i)| self.exited.contains(&(*n, *i)));
+        let all_ended = others.iter().all(|(n, i)| self.has_ended(*n, *i));
         let rank = others.iter().filter(|(n, _)| *n < node).count() as u64;
         let waited = self.now.since(self.started_at);
         if all_ended && waited >= rank * self.timing.swap_delay || waited >= self.timing.start_alone {

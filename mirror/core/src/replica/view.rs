@@ -271,7 +271,7 @@ impl Replica {
             // With nothing attached there the only readers through it are diskless members, and those have to install
             // the new view (their report is waited for) before anything completes.
             let diskless_reader = members.keys().any(|n| *n != self.node && self.view.bit(*n) == 0);
-            if left || self.exited.contains(&(node, incarnation)) || (!attached && !diskless_reader) {
+            if left || self.has_ended(node, incarnation) || (!attached && !diskless_reader) {
                 continue;
             }
             let answered = self.peers.get(&node).map_or(start, |p| p.answered_at.max(start));
@@ -380,8 +380,9 @@ impl Replica {
         }
         let now = self.now;
         let skip = self.broken(broken!(NoReadWait));
-        let exited = &self.exited;
-        self.read_fences.retain(|f| !skip && f.until > now && !exited.contains(&(f.node, f.incarnation)));
+        let mut fences = core::mem::take(&mut self.read_fences);
+        fences.retain(|f| !skip && f.until > now && !self.has_ended(f.node, f.incarnation));
+        self.read_fences = fences;
         self.read_fences.is_empty()
     }
 }
