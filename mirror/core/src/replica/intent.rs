@@ -83,9 +83,15 @@ impl Replica {
                 let map = self.meta.dirty.get_mut(&peer).expect("have");
                 map.since = since.unwrap_or_default();
             } else if was_in_sync && self.view.config.in_sync.contains_key(&peer) {
+                // Begun at the peer's left mark, in a view that still listed it: it goes on under the number of the swap
+                // that removes it.
+                let begun = self.meta.dirty.remove(&peer).filter(|_| self.view.left.iter().any(|(n, _)| *n == peer));
                 let begin = MetaUpdate::DirtyBegin { peer, since: since.unwrap_or_default() };
                 self.meta.apply(&begin);
                 updates.push(begin);
+                if let Some(map) = begun {
+                    self.owe(peer, &map.copy, &map.compare, updates);
+                }
             } else {
                 // Part of what this peer lacks was written while this node did not take part: the map would have a gap.
                 if have.is_some() {
@@ -107,16 +113,20 @@ impl Replica {
         for (_, write) in self.window.iter() {
             copy.insert(write.range);
         }
-        self.owe(peer, &copy, updates);
+        let compare = self.found_intent_owed();
+        self.owe(peer, &copy, &compare, updates);
     }
 
-    /// ORs what is unconfirmed, and all intent that was found at start, into the map of a peer.
-    fn owe(&mut self, peer: NodeId, copy: &BlockSet, updates: &mut Vec<MetaUpdate>) {
-        let compare =
-            if self.broken(broken!(IntentClearedAfterRestart)) { BlockSet::new() } else { self.found_intent.clone() };
+    /// Intent that was found at start: whoever is absent may lack what it covers.
+    fn found_intent_owed(&self) -> BlockSet {
+        if self.broken(broken!(IntentClearedAfterRestart)) { BlockSet::new() } else { self.found_intent.clone() }
+    }
+
+    /// ORs blocks into the map of a peer, durably.
+    fn owe(&mut self, peer: NodeId, copy: &BlockSet, compare: &BlockSet, updates: &mut Vec<MetaUpdate>) {
         let Some(map) = self.meta.dirty.get_mut(&peer) else { return };
         map.copy.union(copy);
-        map.compare.union(&compare);
+        map.compare.union(compare);
         let chunks: BTreeSet<u64> = copy.chunks().chain(compare.chunks()).map(|(n, _)| n).collect();
         for chunk in chunks {
             updates.push(MetaUpdate::DirtyChunk {
@@ -147,8 +157,9 @@ impl Replica {
         let me = self.node;
         let peers: Vec<NodeId> = self.meta.dirty.keys().copied().filter(|n| *n != me).collect();
         let mut updates = Vec::new();
+        let compare = self.found_intent_owed();
         for peer in peers {
-            self.owe(peer, &BlockSet::new(), &mut updates);
+            self.owe(peer, &BlockSet::new(), &compare, &mut updates);
         }
         self.persist(updates, None);
     }

@@ -530,7 +530,11 @@ impl Replica {
         if lists(&self.known, node, incarnation) && self.known.is_joining(node, incarnation) {
             return None;
         }
-        let source = self.view.nodes(self.view.in_sync).find(|n| self.session_is_listed(*n))?;
+        // Who cannot be reached by every in-sync member would be expelled again at once.
+        let source = self.view.nodes(self.view.in_sync).next()?;
+        if !self.view.nodes(self.view.in_sync).all(|n| self.session_is_listed(n)) {
+            return None;
+        }
         let votes = self.known.voters.contains_key(&node);
         if self.known.in_sync.contains_key(&node) || !votes {
             return None;

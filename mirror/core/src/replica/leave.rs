@@ -45,9 +45,28 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// True from the question on: no swap may be begun.
+    /// True from the command on.
     pub fn is_asking(&self) -> bool {
         !matches!(self.phase, Phase::Staying)
+    }
+
+    /// False from the question on: whoever may be promised to does not swap.
+    pub fn may_swap(&self) -> bool {
+        match self.phase {
+            Phase::Staying => true,
+            Phase::Asking => !self.has_asked(),
+            Phase::Flushing | Phase::Marking | Phase::Goodbye | Phase::Gone => false,
+        }
+    }
+
+    fn has_asked(&self) -> bool {
+        self.asked_at != Time(0)
+    }
+
+    /// Takes the question back: it is asked anew once nothing is in doubt any more.
+    fn ask_later(&mut self) {
+        self.asked_at = Time(0);
+        self.promises.clear();
     }
 }
 
@@ -64,8 +83,7 @@ impl Replica {
         self.leaving.since = self.now;
         if self.view.is_written(self.node, self.incarnation) && self.disk.failed.is_none() {
             self.leaving.phase = Phase::Asking;
-            self.leaving.promises.clear();
-            self.leaving.asked_at = Time(0);
+            self.leaving.ask_later();
             self.advance_leave();
         } else {
             self.leave_ended(Ok(Reply::Done));
@@ -76,36 +94,38 @@ impl Replica {
     pub(super) fn advance_leave(&mut self) {
         let patience = self.timing.swap_delay * 3;
         match self.leaving.phase {
-            Phase::Asking => {
-                let last = self.view.in_sync == self.view.bit(self.node);
-                let in_doubt = self.is_swap_in_doubt();
-                if in_doubt {
-                    if self.proposer.in_doubt && self.leaving.promises.is_empty() {
-                        self.propose(super::change::Change::Learn);
-                    }
-                    return;
-                }
-                if last {
-                    // The last in-sync replica never leaves: it stops, and is what everybody comes back to.
-                    self.leaving.phase = Phase::Flushing;
-                    return self.flush_before_leaving();
-                }
-                if self.leaving.asked_at.after(self.timing.retry) <= self.now {
-                    self.leaving.asked_at = self.now;
-                    let members: Vec<NodeId> =
-                        self.view.nodes(self.view.written()).filter(|n| *n != self.node).collect();
-                    for node in members {
-                        self.send(node, Message::LeaveAsk, None);
-                    }
-                }
-                if self.now.since(self.leaving.since) >= patience {
-                    self.leave_ended(Err(CommandError::Forbidden {
-                        reason: "no in-sync member promised to stay".into(),
-                    }));
-                }
+            Phase::Asking if self.now.since(self.leaving.since) >= patience => {
+                let reason = "no in-sync member promised to stay".into();
+                self.leave_ended(Err(CommandError::Forbidden { reason }));
             }
+            Phase::Asking => self.ask_to_leave(),
             Phase::Goodbye if self.now.since(self.leaving.since) >= patience => self.leave_ended(Ok(Reply::Done)),
             _ => {}
+        }
+    }
+
+    fn ask_to_leave(&mut self) {
+        if self.is_swap_in_doubt() {
+            self.leaving.ask_later();
+            if self.proposer.in_doubt {
+                self.propose(super::change::Change::Learn);
+            }
+            return;
+        }
+        if self.view.in_sync == self.view.bit(self.node) {
+            // The last in-sync replica never leaves: it stops, and is what everybody comes back to.
+            self.leaving.phase = Phase::Flushing;
+            return self.flush_before_leaving();
+        }
+        // Somebody may be leaving on the strength of this member's promise: not before that is seen, or over.
+        let bound = self.leaving.promised && !self.broken(broken!(TwoLeaveAtOnce));
+        if bound || self.leaving.asked_at.after(self.timing.retry) > self.now && self.leaving.has_asked() {
+            return;
+        }
+        self.leaving.asked_at = self.now;
+        let members: Vec<NodeId> = self.view.nodes(self.view.written()).filter(|n| *n != self.node).collect();
+        for node in members {
+            self.send(node, Message::LeaveAsk, None);
         }
     }
 
@@ -125,7 +145,7 @@ impl Replica {
     }
 
     pub(super) fn on_leave_answer(&mut self, from: NodeId, stays: bool) {
-        if self.leaving.phase != Phase::Asking || !stays {
+        if self.leaving.phase != Phase::Asking || !self.leaving.has_asked() || !stays {
             return;
         }
         self.leaving.promises.insert(from);
@@ -152,7 +172,7 @@ impl Replica {
         let promised = self.leaving.promises.iter().any(|n| self.view.in_sync & self.view.bit(*n) != 0);
         if !promised || self.adopting.is_some() {
             self.leaving.phase = Phase::Asking;
-            self.leaving.promises.clear();
+            self.leaving.ask_later();
             return;
         }
         self.leaving.phase = Phase::Marking;

@@ -283,6 +283,7 @@ impl Replica {
 
     /// Advances the machine by one input, and appends what it wants to `out`.
     pub fn step(&mut self, now: Time, input: Input, out: &mut Vec<Effect>) {
+        self.note_gap(now);
         self.now = self.now.max(now);
         core::mem::swap(&mut self.out, out);
         if !self.started {
@@ -337,6 +338,26 @@ impl Replica {
     #[must_use]
     pub fn left(&self) -> &BTreeSet<(NodeId, Incarnation)> {
         &self.view.left
+    }
+
+    /// After a gap in which this process did not run (stopped, or its machine was) what is late seems later than it is:
+    /// disks, peers and acknowledgements get the time that they did not have. What may be read on the strength of an
+    /// answer, and how long an expelled member may still read, goes by the clock alone.
+    fn note_gap(&mut self, now: Time) {
+        let gap = now.since(self.now);
+        if !self.started || gap < self.timing.suspect / 2 {
+            return;
+        }
+        for op in &mut self.disk.ops {
+            op.started = op.started.after(gap);
+        }
+        self.window.shift(gap);
+        if let Some(flush) = &mut self.flush {
+            flush.started = flush.started.after(gap);
+        }
+        for peer in self.peers.values_mut() {
+            peer.heard_at = peer.heard_at.after(gap);
+        }
     }
 
     fn start(&mut self) {

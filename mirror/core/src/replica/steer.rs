@@ -20,7 +20,7 @@ impl Replica {
         if self.is_proposing()
             || self.adopting.is_some()
             || self.proposer.retry_at > self.now
-            || self.leaving.is_asking()
+            || !self.leaving.may_swap()
         {
             return;
         }

@@ -92,6 +92,13 @@ impl Window {
         (0u64..).zip(&self.entries).filter_map(move |(at, w)| w.as_ref().map(|w| (WriteId(floor + at), w)))
     }
 
+    /// Gives every write this much more time.
+    pub fn shift(&mut self, nanos: u64) {
+        for write in self.entries.iter_mut().flatten() {
+            write.started = write.started.after(nanos);
+        }
+    }
+
     pub fn ids(&self) -> Vec<WriteId> {
         self.iter().map(|(id, _)| id).collect()
     }
