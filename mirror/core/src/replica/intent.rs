@@ -74,7 +74,9 @@ impl Replica {
 
     fn plan_map(&mut self, peer: NodeId, next: &View, was_in_sync: bool, updates: &mut Vec<MetaUpdate>) {
         let left = next.left.iter().any(|(n, _)| *n == peer);
-        let since = if left { Some(next.config.epoch) } else { next.config.last_in_sync.get(&peer).copied() };
+        // A joining replica that leaves was in sync no later than before.
+        let left_in_sync = left && next.config.in_sync.contains_key(&peer);
+        let since = if left_in_sync { Some(next.config.epoch) } else { next.config.last_in_sync.get(&peer).copied() };
         let was_written = self.view.written() & self.view.bit(peer) != 0;
         let was_member = self.view.config.in_sync.contains_key(&peer) || self.view.config.joining.contains_key(&peer);
         let have = self.meta.dirty.get(&peer).map(|m| m.since);

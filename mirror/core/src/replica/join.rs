@@ -245,6 +245,9 @@ impl Replica {
             }
             join.todo_copy.union(&copy);
             join.todo_compare.union(&compare);
+            // The own maps of others have a gap: only the source's count, and where it has none there is none.
+            let own = self.meta.dirty.keys().filter(|n| **n != me && !absent.contains(n));
+            updates.extend(own.map(|n| MetaUpdate::DirtyEnd(*n)));
             join.absent = absent.into();
         } else if valid {
             if from == 0 {

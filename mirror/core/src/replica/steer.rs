@@ -161,14 +161,16 @@ impl Replica {
         if self.broken(broken!(TwoStarts)) {
             return self.start_unasked(&alone);
         }
-        // All others have provably ended too: the lowest starts, without waiting for runs that cannot come back.
+        // All others have provably ended too: somebody starts without waiting for runs that cannot come back. First in
+        // line is who has not lost its power since (it holds what was not flushed, too), then the lowest.
         let all_ended = others.iter().all(|(n, i)| self.has_ended(*n, *i));
-        let rank = others.iter().filter(|(n, _)| *n < node).count() as u64;
-        let waited = self.now.since(self.started_at);
-        if all_ended && waited >= rank * self.timing.swap_delay || waited >= self.timing.start_alone {
-            return Some(alone);
-        }
-        None
+        let holds_all = same_boot && self.meta.incarnation == from;
+        let before = others.iter().filter(|(n, _)| *n < node).count() + if holds_all { 0 } else { others.len() };
+        let sessions = others.iter().filter_map(|(n, _)| self.peers.get(n).and_then(|p| p.session));
+        let met_at = sessions.map(|s| s.opened_at).fold(self.started_at, Time::max);
+        let in_turn = self.now.since(met_at) >= before as u64 * self.timing.swap_delay;
+        let patient = self.now.since(self.started_at) >= self.timing.start_alone;
+        (in_turn && (all_ended || patient)).then_some(alone)
     }
 
     /// Starts alone without the arbiter's word: what must never be (broken variant 29).

@@ -1,6 +1,6 @@
 //! When unflushed data may be lost: only when no member is left that holds everything and goes on.
 
-use lockstep_core::{Config, NodeId};
+use lockstep_core::{Config, Net, NodeId};
 
 use crate::failure::Failure;
 use crate::world::World;
@@ -35,6 +35,9 @@ impl World {
         // An expulsion that was decided before the power was lost may be found out about only now; a start is new.
         let starts = config.in_sync.iter().all(|(node, run)| before.in_sync.get(node) != Some(run));
         for holder in still.into_iter().filter(|_| starts) {
+            if !config.in_sync.keys().all(|starter| self.can_talk(*starter, holder)) {
+                continue;
+            }
             let patience = self.plan.timing.start_alone;
             let steady = self.nodes.get(&holder).is_some_and(|node| {
                 node.is_running() && self.now.saturating_sub(node.running_since.max(self.last_cut)) > patience
@@ -47,5 +50,11 @@ impl World {
                 self.fail(Failure::correctness("start alone", self.now, what));
             }
         }
+    }
+
+    /// True if one of the networks between the two is whole.
+    fn can_talk(&mut self, one: NodeId, other: NodeId) -> bool {
+        let mut passes = |from, to, net| !self.net.link(from, to, net).cut;
+        [Net::Dedicated, Net::Ordinary].into_iter().any(|net| passes(one, other, net) && passes(other, one, net))
     }
 }

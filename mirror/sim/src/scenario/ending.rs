@@ -1,7 +1,9 @@
 //! How every run ends: healed, alive again, quiet, and then compared.
 
+use std::collections::BTreeSet;
+
 use lockstep_core::timing::MS;
-use lockstep_core::{BlockRange, NodeId, Op};
+use lockstep_core::{BlockRange, Incarnation, NodeId, Op};
 
 use crate::check::check_history;
 use crate::failure::Failure;
@@ -56,7 +58,12 @@ fn recover(world: &mut World) {
 #[must_use]
 pub fn is_healthy(world: &World) -> bool {
     let config = world.checks.latest();
-    let runs = |node: &NodeId| config.in_sync.get(node) == world.nodes.get(node).map(|node| &node.incarnation);
+    let marked: BTreeSet<(NodeId, Incarnation)> =
+        world.nodes.values().flat_map(|node| node.store.durable().left.iter().copied()).collect();
+    let runs = |node: &NodeId| {
+        let run = world.nodes.get(node).filter(|node| node.machine.is_some()).map(|node| node.incarnation);
+        run.is_some_and(|run| config.is_in_sync(*node, run) && !marked.contains(&(*node, run)))
+    };
     let usable = |node: &&NodeId| world.nodes.get(node).is_some_and(|node| node.store.durable().failed.is_none());
     config.joining.is_empty()
         && world.plan.replicas.iter().filter(usable).all(runs)
