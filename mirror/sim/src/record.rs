@@ -29,6 +29,8 @@ pub struct Request {
     pub ended_at: u64,
     /// What a read found.
     pub found: Vec<Block>,
+    /// A write that completed at a member which slept through the loss of it: that member's attachment is fenced next.
+    pub overslept: bool,
 }
 
 /// All requests of a run, in the order of their invocation.

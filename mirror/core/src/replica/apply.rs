@@ -455,12 +455,15 @@ impl Replica {
 
     /// A disk operation that will not be waited for any more.
     fn abandon(&mut self, op: DiskOp) {
+        let stale = self.is_of_earlier_epoch(&op);
         match op.purpose {
             Purpose::Write(write) if !matches!(write.origin, Origin::Local) => self.release(write.buf),
             Purpose::FrontRead(request) => self.redirect_read(request),
             Purpose::PeerRead { node, id, buf } => {
                 self.release(Some(buf));
-                self.send(node, Message::ReadRefused { id, reason: Refusal::Disk }, None);
+                if !stale {
+                    self.send(node, Message::ReadRefused { id, reason: Refusal::Disk }, None);
+                }
             }
             Purpose::PullRead { buf, .. } | Purpose::RollRead { buf, .. } => self.release(Some(buf)),
             _ => {}

@@ -51,7 +51,7 @@ impl Replica {
         BufId(BufId::CORE + self.reads.next_buf)
     }
 
-    /// True if the local data may be read now: in sync, settled, and permitted by every other in-sync member.
+    /// True if the local data may be read now: in sync, settled, and permitted by every other replica.
     fn may_read_locally(&self) -> bool {
         self.disk.failed.is_none()
             && self.view.is_in_sync(self.node, self.incarnation)
@@ -61,10 +61,11 @@ impl Replica {
             && self.reads.permitted_until > self.now
     }
 
-    /// Recomputes until when reading is permitted.
+    /// Recomputes until when reading is permitted. Joining replicas are asked too: one may have entered, and taken this
+    /// member out, without its knowledge.
     pub(super) fn permission_changed(&mut self) {
         let from_one = self.broken(broken!(ReadPermissionFromOne));
-        let others = self.view.nodes(self.view.in_sync).filter(|n| *n != self.node);
+        let others = self.view.nodes(self.view.written()).filter(|n| *n != self.node);
         let until = others.map(|n| {
             let permitted = self.peers.get(&n).and_then(|p| p.permitted);
             permitted.map_or(Time(0), |at| at.after(self.timing.read_permission))
@@ -276,6 +277,10 @@ impl Replica {
         }
     }
 
+    pub(super) fn is_of_earlier_epoch(&self, op: &DiskOp) -> bool {
+        op.epoch != self.view.config.epoch
+    }
+
     /// A disk operation ended.
     pub(super) fn on_disk_done(&mut self, io: IoId, result: Result<(), DiskError>) {
         let Some(op) = self.disk.take(io) else { return };
@@ -289,7 +294,11 @@ impl Replica {
             }
             return self.on_disk_error(op, error);
         }
+        // Who asked in an earlier epoch asks again; its next run may use the same numbers for something else.
+        let stale = self.is_of_earlier_epoch(&op);
         match op.purpose.clone() {
+            Purpose::PeerRead { buf, .. } | Purpose::PullRead { buf, .. } if stale => self.release(Some(buf)),
+            Purpose::Flush { node, .. } if stale && node != self.node => {}
             Purpose::Write(write) => self.on_write_done(&write),
             Purpose::Pull { id, buf } => self.on_pull_written(id, buf),
             Purpose::FrontRead(request) => self.on_front_read_done(&op, request, result),

@@ -404,7 +404,9 @@ impl Replica {
 
     pub(super) fn on_disk_digests(&mut self, io: crate::ids::IoId, result: Result<Vec<Digest>, DiskError>) {
         let Some(op) = self.disk.take(io) else { return };
+        let stale = self.is_of_earlier_epoch(&op);
         match (result, op.purpose.clone()) {
+            (Ok(_), Purpose::DigestFor { .. }) if stale => {}
             (Ok(digests), Purpose::DigestFor { node, id }) => {
                 self.send(node, Message::Digests { id, range: op.range, digests }, None);
             }

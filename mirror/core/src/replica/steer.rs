@@ -47,6 +47,8 @@ impl Replica {
                     granting.then_some(Change::Overrule { survivors, left: listed, epoch })
                 }
                 (false, true) => Some(Change::Expel(listed)),
+                // This run took its predecessor's place in a configuration that a mark overrides.
+                (false, false) if self.known.is_in_sync(self.node, self.incarnation) => Some(Change::Expel(listed)),
                 (false, false) => self.wanted_of_restarted(),
             };
         }
@@ -165,12 +167,13 @@ impl Replica {
         // line is who has not lost its power since (it holds what was not flushed, too), then the lowest.
         let all_ended = others.iter().all(|(n, i)| self.has_ended(*n, *i));
         let holds_all = same_boot && self.meta.incarnation == from;
-        let before = others.iter().filter(|(n, _)| *n < node).count() + if holds_all { 0 } else { others.len() };
+        let lower = others.iter().filter(|(n, _)| *n < node).count();
+        let before = if holds_all { lower } else { lower + others.len() + 1 };
         let sessions = others.iter().filter_map(|(n, _)| self.peers.get(n).and_then(|p| p.session));
         let met_at = sessions.map(|s| s.opened_at).fold(self.started_at, Time::max);
-        let in_turn = self.now.since(met_at) >= before as u64 * self.timing.swap_delay;
-        let patient = self.now.since(self.started_at) >= self.timing.start_alone;
-        (in_turn && (all_ended || patient)).then_some(alone)
+        let patience = if all_ended { 0 } else { self.timing.start_alone };
+        let since = met_at.max(self.started_at.after(patience));
+        (self.now.since(since) >= before as u64 * self.timing.swap_delay).then_some(alone)
     }
 
     /// Starts alone without the arbiter's word: what must never be (broken variant 29).

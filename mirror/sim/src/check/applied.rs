@@ -37,9 +37,17 @@ impl World {
                 let durable = matches!(op, Op::Write { fua: true } | Op::WriteZeroes { fua: true })
                     || self.plan.settings.ack == Ack::Durable;
                 let mut written = BTreeMap::new();
+                // A writer that slept may complete, under an older configuration, what was lost meanwhile.
+                let of_before = self.nodes.get(&id).and_then(|node| node.machine.as_ref()).map(|m| m.config().epoch);
+                let is_lost = of_before.is_some_and(|epoch| epoch < self.checks.lost_in);
+                if let Some(asked) = self.record.requests.get_mut(index) {
+                    asked.overslept = is_lost;
+                }
                 for block in range.blocks() {
                     self.check_applied(block.0, &last);
-                    self.checks.last_writes.insert(block.0, last.clone());
+                    if !is_lost {
+                        self.checks.last_writes.insert(block.0, last.clone());
+                    }
                     written.insert(block.0, last.clone());
                 }
                 if durable && op != Op::Discard {

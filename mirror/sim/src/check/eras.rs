@@ -131,8 +131,10 @@ impl Era<'_> {
             let request = step.request;
             let value = self.value(step);
             let call = if request.op == Op::Read { Call::Read(value) } else { Call::Write(value) };
+            // It took effect before the loss, and may or may not have survived it.
+            let overslept = request.overslept && request.invoked <= self.begins;
             let end = match request.ended {
-                Some((moment, Ok(()))) if moment < self.ends => End::Completed(Moment(moment)),
+                Some((moment, Ok(()))) if moment < self.ends && !overslept => End::Completed(Moment(moment)),
                 _ => End::Unknown(Moment(self.fenced(request).min(self.ends))),
             };
             let invoked = Moment(request.invoked.max(self.begins + 1));

@@ -30,6 +30,7 @@ impl World {
         self.note("nobody is left that holds everything: unflushed writes may be lost");
         self.record.lose();
         self.checks.holders = config.in_sync.keys().map(|node| (*node, boot(self, node))).collect();
+        self.checks.lost_in = config.epoch;
         self.checks.last_writes.clear();
         self.checks.flushes.clear();
         // An expulsion that was decided before the power was lost may be found out about only now; a start is new.

@@ -8,7 +8,7 @@ mod loss;
 
 use std::collections::BTreeMap;
 
-use lockstep_core::{Config, Incarnation, NodeId, Op};
+use lockstep_core::{Config, Epoch, Incarnation, NodeId, Op};
 
 use crate::plan::Plan;
 use crate::world::World;
@@ -27,7 +27,9 @@ pub struct Checks {
     boots: BTreeMap<(NodeId, Incarnation), u64>,
     /// In-sync members that hold everything completed, with the boot since which they do.
     holders: BTreeMap<NodeId, u64>,
-    /// The last completed write of each block.
+    /// Epoch of the latest start alone of a member that does not hold everything.
+    lost_in: Epoch,
+    /// The last completed write of each block since then.
     last_writes: BTreeMap<u64, LastWrite>,
     /// What a flush that is open promises: the last completed writes when it was asked for.
     flushes: BTreeMap<usize, BTreeMap<u64, LastWrite>>,
@@ -48,6 +50,7 @@ impl Checks {
             latest: config.clone(),
             boots: BTreeMap::new(),
             holders: plan.replicas.iter().map(|node| (*node, 1)).collect(),
+            lost_in: Epoch(0),
             last_writes: BTreeMap::new(),
             flushes: BTreeMap::new(),
             zeroing: BTreeMap::new(),

@@ -28,9 +28,10 @@ pub fn check_by_frontier(history: &BlockHistory) -> Result<(), Violation> {
     for (_, is_end, index) in moments {
         let Some(operation) = operations.get(index) else { continue };
         if is_end {
+            let before: BTreeSet<Value> = frontier.states.iter().map(|(value, _)| *value).collect();
             frontier.end(index, operation);
             if frontier.states.is_empty() {
-                return Err(Violation::NoOrder { operations: operations.len() });
+                return Err(Violation::Unexplained { operation: *operation, values: before.into_iter().collect() });
             }
         } else if !frontier.begin(index, *operation) {
             return Err(Violation::TooLong { operations: operations.len() });

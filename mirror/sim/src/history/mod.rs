@@ -119,6 +119,14 @@ pub enum Violation {
         /// How many operations there were.
         operations: usize,
     },
+    /// Everything up to one operation can be explained, and it cannot (values repeat, so that no pair can be named).
+    #[error("nothing explains {operation:?}: before it ended, the block held one of {values:?}")]
+    Unexplained {
+        /// The operation.
+        operation: Operation,
+        /// What the block may have held just before its end.
+        values: Vec<Value>,
+    },
     /// Values repeat and too many operations are open at once.
     #[error(
         "{operations} operations with repeated values are more than can be followed ({OPEN_OPERATIONS_MAX} open at once)"

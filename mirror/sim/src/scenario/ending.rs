@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use lockstep_core::timing::MS;
-use lockstep_core::{BlockRange, Incarnation, NodeId, Op};
+use lockstep_core::{BlockRange, Command, Incarnation, NodeId, Op};
 
 use crate::check::check_history;
 use crate::failure::Failure;
 use crate::plan::SECOND;
-use crate::world::World;
+use crate::world::{Asked, World};
 
 /// Requests that must complete after the healing before the volume counts as serving.
 const SERVED: u64 = 15;
@@ -65,7 +65,9 @@ pub fn is_healthy(world: &World) -> bool {
         run.is_some_and(|run| config.is_in_sync(*node, run) && !marked.contains(&(*node, run)))
     };
     let usable = |node: &&NodeId| world.nodes.get(node).is_some_and(|node| node.store.durable().failed.is_none());
+    let is_leaving = |asked: &Asked| asked.is_open() && matches!(asked.command, Command::Leave);
     config.joining.is_empty()
+        && !world.asked.iter().any(is_leaving)
         && world.plan.replicas.iter().filter(usable).all(runs)
         && world.writer().is_some_and(|writer| config.attached.contains_key(&writer))
 }

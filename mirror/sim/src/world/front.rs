@@ -161,6 +161,7 @@ impl World {
             ended: None,
             ended_at: 0,
             found: Vec::new(),
+            overslept: false,
         });
         self.check_asked(index);
         self.hand_over(id, index);
