@@ -222,6 +222,10 @@ impl Replica {
             Planned::Next(config) => {
                 self.proposer.tags += 1;
                 let mut config = config.clone();
+                // Voters that cannot decide among themselves would be a register that nobody reads again.
+                if !majority(&config.voters, &round.promises, any_identity) && matches!(round.change, Change::Expel(_)) {
+                    config.voters = base.voters.clone();
+                }
                 config
                     .requests
                     .insert(self.node, RequestTag { incarnation: self.incarnation, number: self.proposer.tags });

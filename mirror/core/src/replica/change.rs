@@ -218,7 +218,8 @@ fn remove_replica(next: &mut Config, node: NodeId, incarnation: Incarnation, epo
     }
 }
 
-/// When one replica is left, the vote of the one that just left goes with it (voters change one at a time).
+/// When one replica is left, the vote of the one that just left goes with it (voters change one at a time). Whoever proposes
+/// this takes it back if those that remain have not promised: they could not decide.
 fn drop_vote_of_the_absent(now: &Config, next: &mut Config) {
     if next.in_sync.len() > 1 || !next.joining.is_empty() || next.voters.len() < 2 {
         return;

@@ -198,7 +198,9 @@ impl Replica {
         let alone = self.view.in_sync == self.view.bit(self.node) && self.view.joining == 0;
         let replica_back = config.replicas.iter().any(|n| *n != self.node && self.has_session(*n));
         if alone && !replica_back && config.replicas.len() > 1 {
-            let node = config.voters.keys().rev().find(|n| **n != self.node).copied()?;
+            // Who cannot be reached goes first: those that remain have to decide it.
+            let others = || config.voters.keys().rev().filter(|n| **n != self.node).copied();
+            let node = others().find(|n| !self.has_session(*n)).or_else(|| others().next())?;
             return config.voters.contains_key(&self.node).then_some(Change::RemoveVoter { node });
         }
         let forgetful = config.voters.keys().find(|n| self.peers.get(n).is_some_and(|p| p.no_memory)).copied();
