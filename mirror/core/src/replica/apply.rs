@@ -117,6 +117,10 @@ impl DiskOp {
 pub(super) struct Disk {
     pub ops: Vec<DiskOp>,
     pub failed: Option<String>,
+    /// It failed because a request hung.
+    pub hung: bool,
+    /// When it is looked again whether what seemed to hang still does.
+    pub look_again_at: Option<Time>,
     pub next_io: u64,
 }
 
@@ -470,19 +474,32 @@ impl Replica {
         }
     }
 
-    /// Maintenance: a disk request that hangs fails the replica.
+    /// Maintenance: a disk request that hangs fails the replica, and so does metadata that does not become durable.
     pub(super) fn check_disk(&mut self) {
-        if self.broken(broken!(HangingDiskIgnored)) || self.disk.ops.is_empty() {
+        if self.broken(broken!(HangingDiskIgnored)) || !self.meta.has_data {
             return;
         }
         // The last in-sync replica never leaves: what hangs there is waited for.
         let last = self.view.in_sync == self.view.bit(self.node) && self.view.is_in_sync(self.node, self.incarnation);
-        if last {
+        let data = self.disk.ops.iter().any(|op| self.now.since(op.started) >= self.timing.disk_hang);
+        // Behind a data request that hung metadata will hang too.
+        let patience = if self.disk.hung { self.timing.suspect } else { self.timing.disk_hang };
+        let meta = self.durable < self.persisting && !self.meta_lost && self.now.since(self.persist_since) >= patience;
+        if last || !(data || meta) {
+            self.disk.look_again_at = None;
             return;
         }
-        let now = self.now;
-        if self.disk.ops.iter().any(|op| now.since(op.started) >= self.timing.disk_hang) {
+        // A process that was frozen finds old requests whose completions are only waiting to be seen: it looks once more.
+        if self.now < *self.disk.look_again_at.get_or_insert(self.now.after(self.timing.heartbeat)) {
+            return;
+        }
+        self.disk.look_again_at = None;
+        if data {
+            self.disk.hung = true;
             self.fail_disk("a disk request hangs", false);
+        }
+        if meta {
+            self.on_persist_failed();
         }
     }
 }

@@ -41,6 +41,9 @@ impl Replica {
             }
             return;
         }
+        if self.durable == self.persisting {
+            self.persist_since = self.now;
+        }
         self.persisting.0 += 1;
         let token = self.persisting;
         self.out.push(Effect::Persist { token, updates });
@@ -51,6 +54,7 @@ impl Replica {
 
     pub(super) fn on_persisted(&mut self, token: PersistToken) {
         self.durable = self.durable.max(token);
+        self.persist_since = self.now;
         while self.gates.front().is_some_and(|(t, _)| *t <= self.durable) {
             let (_, after) = self.gates.pop_front().expect("just seen");
             self.ready.push_back(after);

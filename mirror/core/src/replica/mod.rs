@@ -116,6 +116,8 @@ pub struct Replica {
     meta_lost: bool,
     persisting: PersistToken,
     durable: PersistToken,
+    /// Since when updates have been waiting to be durable.
+    persist_since: Time,
     gates: VecDeque<(PersistToken, durable::After)>,
     ready: VecDeque<durable::After>,
     // configuration
@@ -220,6 +222,7 @@ impl Replica {
             meta_lost: false,
             persisting: PersistToken(0),
             durable: PersistToken(0),
+            persist_since: now,
             gates: VecDeque::new(),
             ready: VecDeque::new(),
             adopting: None,
