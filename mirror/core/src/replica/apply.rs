@@ -119,8 +119,6 @@ pub(super) struct Disk {
     pub failed: Option<String>,
     /// It failed because a request hung.
     pub hung: bool,
-    /// When it is looked again whether what seemed to hang still does.
-    pub look_again_at: Option<Time>,
     pub next_io: u64,
 }
 
@@ -485,15 +483,9 @@ impl Replica {
         // Behind a data request that hung metadata will hang too.
         let patience = if self.disk.hung { self.timing.suspect } else { self.timing.disk_hang };
         let meta = self.durable < self.persisting && !self.meta_lost && self.now.since(self.persist_since) >= patience;
-        if last || !(data || meta) {
-            self.disk.look_again_at = None;
+        if last {
             return;
         }
-        // A process that was frozen finds old requests whose completions are only waiting to be seen: it looks once more.
-        if self.now < *self.disk.look_again_at.get_or_insert(self.now.after(self.timing.heartbeat)) {
-            return;
-        }
-        self.disk.look_again_at = None;
         if data {
             self.disk.hung = true;
             self.fail_disk("a disk request hangs", false);

@@ -354,6 +354,7 @@ impl Replica {
         for op in &mut self.disk.ops {
             op.started = op.started.after(gap);
         }
+        self.persist_since = self.persist_since.after(gap);
         self.window.shift(gap);
         if let Some(flush) = &mut self.flush {
             flush.started = flush.started.after(gap);
