@@ -239,6 +239,8 @@ impl Replica {
             self.leaving.promised = false;
         }
         self.retry_remote_reads(None);
+        // Peers do the same, under numbers of their present run.
+        self.reads.from_peers.clear();
         self.install_attachment(&old);
         self.install_report();
         // The round begins before anything is applied in it: what is applied again now counts as touched.
