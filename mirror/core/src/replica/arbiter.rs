@@ -223,7 +223,8 @@ impl Replica {
                 self.proposer.tags += 1;
                 let mut config = config.clone();
                 // Voters that cannot decide among themselves would be a register that nobody reads again.
-                if !majority(&config.voters, &round.promises, any_identity) && matches!(round.change, Change::Expel(_)) {
+                if !majority(&config.voters, &round.promises, any_identity) && matches!(round.change, Change::Expel(_))
+                {
                     config.voters = base.voters.clone();
                 }
                 config

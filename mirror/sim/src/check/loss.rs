@@ -1,6 +1,6 @@
 //! When unflushed data may be lost: only when no member is left that holds everything and goes on.
 
-use lockstep_core::{Config, Net, NodeId};
+use lockstep_core::{Config, Incarnation, Net, NodeId};
 
 use crate::failure::Failure;
 use crate::world::World;
@@ -21,7 +21,12 @@ impl World {
             self.checks.holders.insert(*node, boot);
         }
         let holds = |world: &World, node: &NodeId| world.checks.holders.get(node) == Some(&boot(world, node));
-        let still: Vec<NodeId> = before.in_sync.keys().filter(|node| holds(self, node)).copied().collect();
+        // Who left as planned lacks what came after; the one that promised to stay is the truth.
+        let marked = |world: &World, member: (NodeId, Incarnation)| {
+            world.nodes.values().any(|node| node.store.durable().left.contains(&member))
+        };
+        let stays = |(node, run): (&NodeId, &Incarnation)| holds(self, node) && !marked(self, (*node, *run));
+        let still: Vec<NodeId> = before.in_sync.iter().filter(|member| stays(*member)).map(|(node, _)| *node).collect();
         if config.in_sync.keys().any(|node| holds(self, node)) {
             self.checks.holders.retain(|node, _| config.in_sync.contains_key(node));
             return;
