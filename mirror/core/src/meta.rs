@@ -135,6 +135,12 @@ impl Meta {
         }
     }
 
+    /// Memory of a member that knows of the volume and nothing else: it has no data, and no vote until it is given one.
+    #[must_use]
+    pub fn forgotten(node: NodeId, config: Config, incarnation: Incarnation, boot: BootId) -> Meta {
+        Meta { voter: None, ..Meta::created(node, false, config, incarnation, boot) }
+    }
+
     /// Folds one update in.
     pub fn apply(&mut self, update: &MetaUpdate) {
         match update {

@@ -303,14 +303,30 @@ impl Engine {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Makes a volume's files on this node and runs it. `has_data`: with a replica, in the pool; otherwise only the memory
-    /// of a voter or of a diskless member, in the state directory.
+    /// Makes this node's part of a new volume and runs it. `has_data`: with a replica, in the pool; otherwise only the
+    /// memory of a voter, in the state directory.
     ///
     /// # Errors
     /// See [`CreateVolume`].
     pub fn create(&self, name: &str, config: Config, has_data: bool) -> Result<(), CreateVolume> {
-        config.check().map_err(CreateVolume::Config)?;
+        let Identity { node, incarnation, boot } = self.shared.identity;
         let dir = if has_data { self.pool().ok_or(CreateVolume::NoPool)? } else { memory_dir(&self.state_dir) };
+        self.make(name, dir, Meta::created(node, has_data, config, incarnation, boot))
+    }
+
+    /// Makes this node a member of a volume that exists, of which it holds nothing (any more): without data, and without
+    /// a vote until a member that is in sync gives it one. `config` is any that the volume ever had.
+    ///
+    /// # Errors
+    /// See [`CreateVolume`].
+    pub fn admit(&self, name: &str, config: Config) -> Result<(), CreateVolume> {
+        let Identity { node, incarnation, boot } = self.shared.identity;
+        self.make(name, memory_dir(&self.state_dir), Meta::forgotten(node, config, incarnation, boot))
+    }
+
+    fn make(&self, name: &str, dir: PathBuf, meta: Meta) -> Result<(), CreateVolume> {
+        let config = &meta.config;
+        config.check().map_err(CreateVolume::Config)?;
         let volume = config.volume;
         {
             let mut volumes = self.volumes();
@@ -321,9 +337,7 @@ impl Engine {
             let known = Known { dir: dir.clone(), volume: Some(volume), state: VolumeState::Opening, attached: None };
             volumes.insert(name.to_owned(), known);
         }
-        let identity = self.shared.identity;
-        let meta = Meta::created(identity.node, has_data, config, identity.incarnation, identity.boot);
-        let owner = Owner { volume, node: identity.node };
+        let owner = Owner { volume, node: meta.node };
         let made = storage::create(&dir, name, owner, meta).map_err(CreateVolume::Files).and_then(|files| {
             run(&self.shared, &self.volumes, name, files).ok_or(CreateVolume::Stopping)?.map_err(CreateVolume::Start)
         });

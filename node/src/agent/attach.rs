@@ -62,11 +62,30 @@ impl Agent {
 
     /// A node without any part of the volume becomes a member without data.
     async fn ensure_member(&self, spec: &Spec) -> Result<(), Failure> {
-        match self.engine_status(&spec.name).await {
-            Err(failure) if failure.kind == Kind::WrongInput => {}
-            result => return result.map(|_| ()),
+        if self.has_part(&spec.name).await? {
+            return Ok(());
         }
-        self.create_here(spec).await
+        if spec.replicas.contains_key(&self.me.id) {
+            return Err(self.explain_lost_replica(spec).await);
+        }
+        self.register_here(spec)?;
+        self.admit_here(spec).await
+    }
+
+    /// This node should have a replica, and its engine knows of none. Nothing is made in its place: it would be empty.
+    async fn explain_lost_replica(&self, spec: &Spec) -> Failure {
+        let node = &self.me.name;
+        if let Err(reason) = self.pool() {
+            return Failure::state_forbids(format!(
+                "the pool of node {node} is not open: {reason}; attach at another node"
+            ));
+        }
+        let call = self.engine().get_identity(proto::GetIdentityRequest {}).await;
+        if call.is_ok_and(|identity| identity.get_ref().pool.is_empty()) {
+            return Failure::not_reachable(format!("the engine of node {node} has not opened its pool yet"));
+        }
+        let message = format!("the replica of volume {:?} is not in the pool of node {node} any more", spec.name);
+        Failure::state_forbids(format!("{message}; attach at another node"))
     }
 
     fn explain_attach(&self, spec: &Spec, failure: Failure) -> Failure {

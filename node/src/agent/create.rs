@@ -73,7 +73,7 @@ impl Agent {
         let registry_failure = |error| Failure::of_host("write down the creation", &error);
         self.registry.put_unfinished(&Unfinished::Create { spec: spec.clone() }).map_err(registry_failure)?;
         let members: Vec<u32> = spec.members().collect();
-        let request = Request::Create(proto::CreateReplicaRequest { spec: Some(spec.to_proto()) });
+        let request = Request::Create(proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false });
         let results = self.ask_all(&members, &request).await;
         if let Some((id, failure)) = results.into_iter().find_map(|(id, result)| Some((id, result.err()?))) {
             let undone = self.undo_create(spec).await;
@@ -114,8 +114,9 @@ impl Agent {
 
     /// Makes this node's part of a volume, as another agent (or this one) asks. Idempotent.
     pub(super) async fn create_here(&self, spec: &Spec) -> Result<(), Failure> {
+        let _part = self.part.lock().await;
         self.register_here(spec)?;
-        let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()) };
+        let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false };
         let call = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().create_replica(request)).await;
         if let Err(failure) = call {
             if let Err(error) = self.registry.forget_volume(&spec.name, spec.id) {

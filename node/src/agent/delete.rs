@@ -83,6 +83,7 @@ impl Agent {
     /// Deletes this node's part of a volume, if it is the one of this identity. Idempotent.
     pub(super) async fn delete_here(&self, name: &str, id: [u8; 16]) -> Result<bool, Failure> {
         input::check_name("volume", name)?;
+        let _part = self.part.lock().await;
         let request = proto::DeleteReplicaRequest { volume: name.to_owned(), id: input::to_hex(&id) };
         let reply = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().delete_replica(request)).await?;
         let known =

@@ -7,6 +7,7 @@ mod attach;
 mod create;
 mod delete;
 mod describe;
+mod forgotten;
 mod peer_calls;
 mod plan;
 mod program;
@@ -52,6 +53,8 @@ struct Agent {
     pool: Mutex<Result<Option<OpenPool>, String>>,
     /// Held while a creation or deletion runs: what is not finished and not running is taken up again.
     changing: tokio::sync::Mutex<()>,
+    /// Held while this node's part of a volume is made or deleted, so that nobody takes what is half made for forgotten.
+    part: tokio::sync::Mutex<()>,
 }
 
 impl Agent {
@@ -65,6 +68,7 @@ impl Agent {
             registry,
             pool: Mutex::new(Err(String::new())),
             changing: tokio::sync::Mutex::new(()),
+            part: tokio::sync::Mutex::new(()),
             cluster,
             me,
             state,

@@ -100,6 +100,8 @@ pub(super) async fn keep_up(agent: Arc<Agent>) {
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut retried: Option<tokio::time::Instant> = None;
     let mut named = None;
+    let mut admitted = None;
+    let mut unheard = agent.who_remembers();
     loop {
         look.tick().await;
         if retried.is_none_or(|last| last.elapsed() >= RETRY_EVERY) {
@@ -117,6 +119,13 @@ pub(super) async fn keep_up(agent: Arc<Agent>) {
             let run = agent.describe().await.incarnation;
             if run != 0 && named != Some(run) && agent.ensure_device_names().await.is_ok() {
                 named = Some(run);
+            }
+            // What the other nodes remember of this one, and its engine does not.
+            if agent.recall_volumes(&mut unheard).await {
+                admitted = None;
+            }
+            if run != 0 && admitted != Some(run) && agent.admit_forgotten().await {
+                admitted = Some(run);
             }
         }
         agent.tell_engine_of_pool().await;

@@ -194,8 +194,8 @@ impl Engine for EngineService {
         &self,
         request: Request<proto::CreateReplicaRequest>,
     ) -> Result<Response<proto::CreateReplicaReply>, Status> {
-        let spec = request.into_inner().spec.unwrap_or_default();
-        let created = async { self.0.engine()?.create(&Spec::parse(&spec)?).await };
+        let proto::CreateReplicaRequest { spec, exists } = request.into_inner();
+        let created = async { self.0.engine()?.create(&Spec::parse(&spec.unwrap_or_default())?, exists).await };
         answer(created.await.map(|()| proto::CreateReplicaReply {}))
     }
 

@@ -97,12 +97,14 @@ impl EnginePort {
         self.engine.learn_dedicated(NodeId(node.id), SocketAddr::new(address, node.port));
     }
 
-    pub(super) async fn create(&self, spec: &Spec) -> Result<(), Failure> {
+    /// Makes this node's part of a new volume, or admits it to one that `exists`.
+    pub(super) async fn create(&self, spec: &Spec, exists: bool) -> Result<(), Failure> {
         let config = first_config(spec);
         let has_data = spec.replicas.contains_key(&self.identity().node.0);
         let (engine, name) = (Arc::clone(&self.engine), spec.name.clone());
         let volume = config.volume;
-        let created = blocking("create the volume", move || engine.create(&name, config, has_data)).await?;
+        let work = move || if exists { engine.admit(&name, config) } else { engine.create(&name, config, has_data) };
+        let created = blocking("create the volume", work).await?;
         match created {
             Ok(()) => Ok(()),
             // The same request again.
