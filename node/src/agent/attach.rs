@@ -22,6 +22,9 @@ const ATTACH_WITHIN_MAX: Duration = Duration::from_secs(3600);
 /// How often the caller is told what is being waited for.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether an engine that has just started has its pool.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Where a caller hears what happens.
 pub(super) type Events = Sender<Result<proto::AttachVolumeEvent, Status>>;
 
@@ -37,7 +40,7 @@ impl Agent {
             0 => ATTACH_WITHIN,
             given => Duration::from_millis(given).min(ATTACH_WITHIN_MAX),
         };
-        self.ensure_member(&spec).await?;
+        self.ensure_member(&spec, Instant::now() + timeout).await?;
         let engine_request = proto::EngineAttachRequest {
             volume: spec.name.clone(),
             front_end: request.front_end,
@@ -61,15 +64,20 @@ impl Agent {
     }
 
     /// A node without any part of the volume becomes a member without data.
-    async fn ensure_member(&self, spec: &Spec) -> Result<(), Failure> {
-        if self.has_part(&spec.name).await? {
-            return Ok(());
+    async fn ensure_member(&self, spec: &Spec, deadline: Instant) -> Result<(), Failure> {
+        while !self.has_part(&spec.name).await? {
+            if !spec.replicas.contains_key(&self.me.id) {
+                self.register_here(spec)?;
+                return self.admit_here(spec).await;
+            }
+            let failure = self.explain_lost_replica(spec).await;
+            // An engine that has just started is told of its pool in a moment.
+            if failure.kind != Kind::NotReachable || Instant::now() >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        if spec.replicas.contains_key(&self.me.id) {
-            return Err(self.explain_lost_replica(spec).await);
-        }
-        self.register_here(spec)?;
-        self.admit_here(spec).await
+        Ok(())
     }
 
     /// This node should have a replica, and its engine knows of none. Nothing is made in its place: it would be empty.

@@ -50,6 +50,7 @@ impl Attachments {
             let message = format!("an earlier attach or detach of {:?} still waits", request.volume);
             return Err(Failure::not_reachable(message));
         };
+        engine.wait_open(&request.volume, deadline).await;
         let front_end = choose_front_end(request.front_end());
         let mode = match request.mode() {
             proto::AttachMode::ReadOnly => AttachMode::ReadOnly,

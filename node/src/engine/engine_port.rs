@@ -203,6 +203,14 @@ impl EnginePort {
         }
     }
 
+    /// Waits while a volume is being opened: an engine that was killed holds its files until its last write has landed.
+    pub(super) async fn wait_open(&self, name: &str, deadline: tokio::time::Instant) {
+        let opening = || self.entry(name).is_some_and(|entry| entry.state == VolumeState::Opening);
+        while opening() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     pub(super) fn command(&self, name: &str, command: Command) -> Result<Answer, Failure> {
         let pending = self.engine.command(name, command).map_err(|error| explain_find(&error))?;
         let names = self.cluster.nodes.iter().map(|node| (NodeId(node.id), node.name.clone())).collect();
