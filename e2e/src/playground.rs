@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -219,26 +221,57 @@ impl Playground {
 
     /// Gives a node another directory for its replicas. Before the first volume only: nothing is moved.
     pub fn set_pool(&self, node: &str, directory: &Path) -> Result<()> {
+        self.set_pool_place(node, "directory", directory)
+    }
+
+    /// Gives a node a whole device for its replicas.
+    pub fn set_pool_device(&self, node: &str, device: &Path) -> Result<()> {
+        self.set_pool_place(node, "device", device)
+    }
+
+    fn set_pool_place(&self, node: &str, kind: &str, place: &Path) -> Result<()> {
         self.disturb(node, Fault::Stop, true)?;
         let file = self.node_dir(node).join("cluster.toml");
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let mut cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
         let this = cluster.get_mut("this").and_then(toml::Value::as_table_mut);
         let this = this.with_context(|| format!("{} says nothing of its own node", file.display()))?;
-        let directory = toml::Value::String(directory.to_string_lossy().into_owned());
-        this.insert("pool".to_owned(), toml::Value::Table([("directory".to_owned(), directory)].into_iter().collect()));
+        let place = toml::Value::String(place.to_string_lossy().into_owned());
+        this.insert("pool".to_owned(), toml::Value::Table([(kind.to_owned(), place)].into_iter().collect()));
         fs::write(&file, cluster.to_string()).with_context(|| format!("write {}", file.display()))?;
         self.restart(node, true)
     }
 
     /// Where a node has its replicas.
     pub fn pool_dir(&self, node: &str) -> Result<PathBuf> {
+        let this = self.this_node(node)?;
+        let directory = this.get("pool").and_then(|pool| pool.get("directory")).and_then(toml::Value::as_str);
+        directory.map(PathBuf::from).with_context(|| format!("{node} has no directory as its pool"))
+    }
+
+    /// A metric of a node's engine, by its name with its labels.
+    pub fn metric(&self, node: &str, name: &str) -> Result<u64> {
+        let port = self.this_node(node)?.get("metrics_port").and_then(toml::Value::as_integer);
+        let port = u16::try_from(port.with_context(|| format!("{node} serves no metrics"))?)?;
+        let mut connection = TcpStream::connect(("127.0.0.1", port)).context("connect to the metrics")?;
+        connection.set_read_timeout(Some(CLI_BOUND)).context("bound the answer")?;
+        connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").context("ask for the metrics")?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).context("read the metrics")?;
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = line.with_context(|| format!("{node} has no metric {name}"))?;
+        value.trim().parse().with_context(|| format!("{name} is {value:?}"))
+    }
+
+    /// What a node's cluster file says of the node itself.
+    fn this_node(&self, node: &str) -> Result<toml::Table> {
         let file = self.node_dir(node).join("cluster.toml");
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
-        let directory = cluster.get("this").and_then(|this| this.get("pool")).and_then(|pool| pool.get("directory"));
-        let directory = directory.and_then(toml::Value::as_str);
-        directory.map(PathBuf::from).with_context(|| format!("{} names no pool", file.display()))
+        let mut cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
+        match cluster.remove("this") {
+            Some(toml::Value::Table(this)) => Ok(this),
+            _ => bail!("{} says nothing of its own node", file.display()),
+        }
     }
 
     /// Disturbs a node.

@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use lockstep_e2e::cleanup::Cleanup;
+use lockstep_e2e::command::{program, run_ok};
 use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, Target};
+use lockstep_e2e::loops::LoopDevice;
 use lockstep_e2e::playground::{Fault, Playground, Refusal, refusal};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::wait;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use std::time::Duration;
 const WRONG_INPUT: i32 = 2;
 const STATE_FORBIDS: i32 = 3;
 const NOT_REACHABLE: i32 = 4;
+const DEVICE_BYTES: u64 = 64 << 20;
 const BOUND: Duration = Duration::from_secs(20);
 
 struct Ground {
@@ -100,6 +103,24 @@ fn pool_with_foreign_files_is_refused_and_untouched() -> Result<()> {
     ground.playground.destroy()
 }
 
+#[test]
+fn device_with_a_signature_is_refused_and_untouched() -> Result<()> {
+    let ground = ground()?;
+    let cleanup = Cleanup::new();
+    let platter = ground.home.path().join("platter");
+    File::create(&platter)?.set_len(DEVICE_BYTES)?;
+    let device = LoopDevice::over(&platter, 4096, &cleanup)?;
+    run_ok(program("mkfs.ext4", ["-q", "-F", "-L", "letters"]).arg(device.path()))?;
+    let before = fs::read(&platter)?;
+    ground.playground.set_pool_device("b", device.path())?;
+    let words = ["volume", "create", "v", "--size", "64MiB", "--replicas", "2", "--on", "a,b"];
+    let found = ground.refused(STATE_FORBIDS, &words)?;
+    ensure!(found.message.contains("ext4") && found.message.contains("letters"), "does not say what it found: {found}");
+    ground.playground.disturb("b", Fault::Stop, true)?;
+    ensure!(fs::read(&platter)? == before, "the device was written to");
+    ground.playground.destroy()
+}
+
 /// Where the engine of a node listens for its peers.
 fn mirror_address(playground: &Playground, node: &str) -> Result<(String, u16)> {
     let text = fs::read_to_string(playground.node_dir(node).join("cluster.toml"))?;
@@ -121,6 +142,8 @@ fn strangers_are_disconnected_and_the_volume_goes_on() -> Result<()> {
     let attachment = playground.attach("a", "v", &["--front-end", "nbd-socket"])?;
     let connection = Target::of(&attachment)?.open()?;
     let incarnation = |node: &str| playground.status(node, "v").map(|status| status.this_node.incarnation);
+    let hostile = |node: &str| playground.metric(node, "lockstep_connections_hostile_total");
+    let counted = [hostile("a")?, hostile("b")?];
     let (before_a, before_b) = (incarnation("a")?, incarnation("b")?);
     let mut random = Random::new(5);
     for attempt in 0..40u64 {
@@ -143,6 +166,8 @@ fn strangers_are_disconnected_and_the_volume_goes_on() -> Result<()> {
         connection.write(attempt * BLOCK_BYTES as u64, AlignedBuffer::new(BLOCK_BYTES).bytes())?;
     }
     ensure!((incarnation("a")?, incarnation("b")?) == (before_a, before_b), "an engine was restarted");
+    // Those that sent less than a greeting have only hung up.
+    ensure!(hostile("a")? >= counted[0] + 20 && hostile("b")? >= counted[1] + 20, "strangers are not counted");
     ensure!(playground.status("a", "v")?.is_whole(), "a replica left");
     playground.detach("a", "v")?;
     wait::until_true("detached", BOUND, || Ok(playground.status("a", "v")?.writers.is_empty()))?;

@@ -165,16 +165,30 @@ fn peer_leaves_when_a_read_for_verify_fails() -> Result<()> {
 }
 
 #[test]
-fn read_error_at_a_returning_peer_is_repaired_by_a_restart() -> Result<()> {
-    let mut troubled = Troubled::start(&[WRITER], FileSystem::Xfs)?;
-    troubled.disk(WRITER)?.switch().set(Operation::Read, Trouble::Fail);
-    troubled.expect_left(WRITER, PEER)?;
-    troubled.disk(WRITER)?.switch().heal();
-    troubled.cluster.release()?;
-    troubled.cluster.playground().disturb(WRITER, Fault::Kill, false)?;
-    troubled.cluster.playground().restart(WRITER, false)?;
-    troubled.cluster.wait_whole()?;
-    troubled.cluster.compare()?;
+fn replica_whose_disk_failed_stays_failed_when_its_engine_restarts() -> Result<()> {
+    let mut troubled = Troubled::start(&[PEER], FileSystem::Xfs)?;
+    troubled.disk(PEER)?.switch().set(Operation::Sync, Trouble::Fail);
+    troubled.expect_left(PEER, WRITER)?;
+    troubled.disk(PEER)?.switch().heal();
+    // The disk works again, and nobody can tell what it still holds.
+    let playground = troubled.cluster.playground();
+    playground.disturb(PEER, Fault::Kill, false)?;
+    playground.restart(PEER, false)?;
+    wait::until_ok("the peer runs again, and its replica is Failed", LEAVE_BOUND, || {
+        let status = troubled.status(PEER)?;
+        let heard = status.peers.iter().any(|peer| peer.node == WRITER && peer.reachable);
+        let failed = status.this_node.disk == "Failed" && status.this_node.reason.is_some();
+        Ok((heard && failed).then_some(()))
+    })?;
+    troubled.cluster.writer()?.session.wait_progress(OPERATIONS, OPERATION_BOUND)?;
+    let status = troubled.status(WRITER)?;
+    ensure!(
+        status.in_sync == [WRITER] && status.joining.is_empty(),
+        "{:?}, joining {:?}",
+        status.in_sync,
+        status.joining
+    );
+    troubled.cluster.judge()?;
     troubled.end()
 }
 
@@ -200,6 +214,15 @@ fn full_peer_leaves_before_anything_is_acknowledged() -> Result<()> {
     troubled.expect_left(PEER, WRITER)?;
     let reason = troubled.status(PEER)?.this_node.reason.unwrap_or_default();
     ensure!(reason.contains("space") || reason.contains("full"), "the reason does not say that it is full: {reason:?}");
+    // With space again and a new run of the engine it comes back.
+    fs::remove_file(troubled.disk(PEER)?.path().join("filler"))?;
+    let playground = troubled.cluster.playground();
+    playground.disturb(PEER, Fault::Stop, false)?;
+    playground.restart(PEER, false)?;
+    troubled.cluster.wait_whole()?;
+    troubled.cluster.judge()?;
+    troubled.cluster.release()?;
+    troubled.cluster.compare()?;
     troubled.end()
 }
 

@@ -66,6 +66,16 @@ fn strangers_are_refused_and_counted() {
     assert_eq!(greet(&cluster, b"guessed", (1, 2), [7; 16]).unwrap_err(), Greet::BadProof);
     assert_eq!(greet(&cluster, SECRET, (1, 2), [8; 16]).unwrap_err(), Greet::RefusedThere(Refused::UnknownVolume));
     assert_eq!(greet(&cluster, SECRET, (9, 2), [7; 16]).unwrap_err(), Greet::RefusedThere(Refused::UnknownNode));
+    // A program of another time: told why at once, before anything is proven or believed.
+    let mut stream = connect(&cluster, 2);
+    let mut call = [0; 76];
+    call[..6].copy_from_slice(b"LKSG\xf0\xff");
+    stream.write_all(&call).unwrap();
+    let mut challenge = [0; 72];
+    stream.read_exact(&mut challenge).unwrap();
+    assert_eq!((&challenge[..4], challenge[5]), (&b"LKSC"[..], 1));
+    await_close(&mut stream);
+    await_metric(&cluster, 2, "lockstep_connections_hostile_total", 2);
     cluster.attach(1, "v", false).unwrap();
     cluster.write(1, "v", 5, 5);
 }
@@ -91,6 +101,15 @@ fn a_greeted_peer_that_sends_no_frames_is_cut_off() {
         await_close(&mut stream);
         await_metric(&cluster, 2, "lockstep_connections_hostile_total", number as u64 + 1);
     }
+    // One that ends within a frame is a connection that ended, no more.
+    let mut frame = Vec::new();
+    let commit_wanted = Frame { stamp: Stamp::default(), message: Message::CommitWanted };
+    encode_frame(&commit_wanted, PayloadHead::NONE, &mut frame).unwrap();
+    let mut stream = greet(&cluster, SECRET, (3, 2), [7; 16]).unwrap();
+    stream.write_all(&frame[..20]).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    await_close(&mut stream);
+    assert_eq!(metric(&cluster, 2, "lockstep_connections_hostile_total"), 2);
     cluster.write(1, "v", 5, 5);
     assert_eq!(cluster.read(1, "v", BlockRange::new(5, 6)), [5; 4096]);
 }
