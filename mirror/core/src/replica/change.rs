@@ -219,9 +219,10 @@ fn remove_replica(next: &mut Config, node: NodeId, incarnation: Incarnation, epo
 }
 
 /// When one replica is left, the vote of the one that just left goes with it (voters change one at a time). Whoever proposes
-/// this takes it back if those that remain have not promised: they could not decide.
+/// this takes it back if those that remain have not promised: they could not decide. Of three replicas another one votes on,
+/// and each that returns makes a majority with them: an even set would wait for one of them alone.
 fn drop_vote_of_the_absent(now: &Config, next: &mut Config) {
-    if next.in_sync.len() > 1 || !next.joining.is_empty() || next.voters.len() < 2 {
+    if next.replicas.len() > 2 || next.in_sync.len() > 1 || !next.joining.is_empty() || next.voters.len() < 2 {
         return;
     }
     let absent = |n: &&NodeId| now.in_sync.contains_key(*n) && !next.in_sync.contains_key(*n);
