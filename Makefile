@@ -21,7 +21,7 @@ FUZZ_SECONDS ?= 60
 BENCH ?= full
 
 # What `make test` runs of the simulation and of the soak. Ten rounds or a minute, whichever is first.
-TEST_SEEDS ?= 500
+TEST_SEEDS ?= 2000
 TEST_ROUNDS ?= 10
 TEST_SOAK_SECONDS ?= 60
 
