@@ -227,6 +227,9 @@ impl Replica {
         let size = self.view.config.size_blocks;
         let me = self.node;
         let mut updates = Vec::new();
+        // Believes its own map because the stamp is right, although others wrote while it was away.
+        let own_kept =
+            self.broken(broken!(DirtyGapAccepted)) && self.meta.dirty.get(&peer).map(|m| m.since) == Some(since);
         let Some(join) = self.join.as_mut().filter(|j| j.round == round) else { return };
         let Phase::Map { peer: asked, from } = join.phase else { return };
         if asked != peer {
@@ -249,7 +252,7 @@ impl Replica {
             let own = self.meta.dirty.keys().filter(|n| **n != me && !absent.contains(n));
             updates.extend(own.map(|n| MetaUpdate::DirtyEnd(*n)));
             join.absent = absent.into();
-        } else if valid {
+        } else if valid && !own_kept {
             if from == 0 {
                 updates.push(MetaUpdate::DirtyBegin { peer, since });
             }
@@ -268,7 +271,7 @@ impl Replica {
                 }
                 updates.push(MetaUpdate::DirtyChunk { peer, chunk, copy, compare });
             }
-        } else {
+        } else if !valid {
             updates.push(MetaUpdate::DirtyEnd(peer));
         }
         join.phase = match next {
@@ -313,7 +316,6 @@ impl Replica {
 
     fn submit_one(&mut self) -> bool {
         let id = self.next_read_id();
-        let cursor_trusted = self.broken(broken!(CursorOverBitmap));
         let Some(join) = &mut self.join else { return false };
         let all = BlockRange::new(0, u64::MAX);
         let (range, compare) = match (join.todo_copy.next_in(all), join.todo_compare.next_in(all)) {
@@ -324,10 +326,6 @@ impl Replica {
         let range = BlockRange::new(range.start, range.end.min(range.start + PULL_BLOCKS));
         let set = if compare { &mut join.todo_compare } else { &mut join.todo_copy };
         set.remove(range);
-        if cursor_trusted {
-            // Believes that everything before the cursor is done.
-            set.remove(BlockRange::new(0, range.end));
-        }
         let pull = Pull { range, compare, writing: 0, own: None, theirs: None };
         join.pulls.insert(id, pull);
         let (round, source) = (join.round, join.source);
@@ -550,8 +548,13 @@ impl Replica {
 
     /// A session with the source was replaced: questions that were under way are asked again.
     pub(super) fn join_session_opened(&mut self, node: NodeId) {
+        let cursor_trusted = self.broken(broken!(CursorOverBitmap));
         let Some(join) = self.join.as_mut().filter(|j| j.source == node) else { return };
-        let pulls = core::mem::take(&mut join.pulls);
+        let mut pulls = core::mem::take(&mut join.pulls);
+        if cursor_trusted {
+            // Believes that everything before the place that it had got to is done.
+            pulls.clear();
+        }
         for pull in pulls.into_values().filter(|p| p.writing == 0) {
             let mut range_set = BlockSet::new();
             range_set.insert(pull.range);

@@ -88,7 +88,8 @@ impl Replica {
     pub(super) fn try_read(&mut self, request: Request) -> bool {
         let range = request.range;
         let own = self.window.overlaps(range) && !self.broken(broken!(ReadOfUncommitted));
-        if own || self.adopting.is_some() || !self.reports_in || self.blocked.intersects(range) {
+        let blocked = self.blocked.intersects(range) && !self.broken(broken!(IntentReadBeforeReconcile));
+        if own || self.adopting.is_some() || !self.reports_in || blocked {
             return false;
         }
         if self.disk.failed.is_none() && self.view.is_in_sync(self.node, self.incarnation) {

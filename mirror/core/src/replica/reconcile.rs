@@ -110,12 +110,17 @@ impl Replica {
 
     /// Per block the newest write that anybody reports, where not everybody does.
     fn winners(&self, all: &mut [(NodeId, Uncommitted)]) -> VecDeque<Winner> {
+        // Believes of what is named for a block the first, although a newer write lies over it.
+        let older_wins = self.broken(broken!(OlderUncommittedReported));
         all.sort_by_key(|(node, e)| (e.grant, e.id, *node));
         let mut segments: BTreeMap<u64, (GrantNumber, WriteId, BTreeSet<NodeId>)> = BTreeMap::new();
         for (node, entry) in all.iter() {
             for block in entry.range.blocks() {
                 let slot = segments.entry(block.0).or_insert_with(|| (entry.grant, entry.id, BTreeSet::new()));
                 if (slot.0, slot.1) != (entry.grant, entry.id) {
+                    if older_wins {
+                        continue;
+                    }
                     *slot = (entry.grant, entry.id, BTreeSet::new());
                 }
                 slot.2.insert(*node);

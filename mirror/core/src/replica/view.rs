@@ -172,8 +172,11 @@ impl Replica {
     }
 
     fn begin_adoption(&mut self) {
-        let overridden =
-            self.marks.iter().any(|(n, i)| lists(&self.known, *n, *i)) && !self.broken(broken!(LeftMarkOverridden));
+        if self.broken(broken!(LeftMarkOverridden)) && self.known.epoch > self.view.config.epoch {
+            // Believes the register, and counts whoever it lists in again.
+            self.marks.clear();
+        }
+        let overridden = self.marks.iter().any(|(n, i)| lists(&self.known, *n, *i));
         let config = if self.known.epoch > self.view.config.epoch && !overridden {
             self.known.clone()
         } else {
