@@ -8,10 +8,9 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::arbiter::Outcome;
 use super::change::Change;
-use super::view::View;
 use crate::config::{AttachMode, Attachment, Config, Generation};
 use crate::effect::Effect;
-use crate::ids::{CommandId, Epoch, Time, VoterId};
+use crate::ids::{CommandId, Epoch, NodeId, Time, VoterId};
 use crate::input::{Command, CommandError, Reply};
 use crate::message::Ballot;
 use crate::meta::{MetaUpdate, VoterState};
@@ -35,7 +34,8 @@ pub(super) struct Operator {
     attach: Option<(Pending, Attachment, bool)>,
     detach: Option<Pending>,
     resize: Option<(Pending, u64)>,
-    force: Option<CommandId>,
+    /// A force, or the giving up of a generation.
+    generation: Option<CommandId>,
 }
 
 impl Operator {
@@ -175,11 +175,11 @@ impl Replica {
             self.operator.resize = None;
             self.answer(pending.command, Ok(Reply::Done));
         }
-        if let Some(command) = self.operator.force
+        if let Some(command) = self.operator.generation
             && self.known.generation == self.view.config.generation
             && self.adopting.is_none()
         {
-            self.operator.force = None;
+            self.operator.generation = None;
             self.answer(command, Ok(Reply::Done));
         }
     }
@@ -258,9 +258,7 @@ impl Replica {
         let accepted = Some((Ballot::default(), Box::new(config.clone())));
         self.persist(Vec::from([MetaUpdate::Voter(VoterState { id: voter, promised, accepted })]), None);
         self.marks.clear();
-        self.proposer = super::arbiter::Proposer::default();
-        self.known = config;
-        self.operator.force = Some(command);
+        self.change_generation(config, command);
     }
 
     /// Takes part in the generation that a peer has; everything is compared with its replicas.
@@ -269,22 +267,32 @@ impl Replica {
             let reason = "no reachable peer has another generation of this volume".into();
             return self.answer(command, Err(CommandError::Forbidden { reason }));
         };
-        let ballot = self.meta.voter.as_ref().map(|v| v.promised).unwrap_or_default();
-        let voter =
-            VoterState { id: VoterId(0), promised: ballot, accepted: Some((Ballot::default(), config.clone())) };
         let marked: BTreeSet<_> = core::mem::take(&mut self.marks);
-        let mut updates = Vec::from([
-            MetaUpdate::DirtyBegin { peer: self.node, since: Epoch(0) },
-            MetaUpdate::Config(config.clone()),
-            MetaUpdate::Voter(voter),
-        ]);
-        updates.extend(marked.into_iter().map(|(n, i)| MetaUpdate::LeftEnded(n, i)));
-        self.fail_all(crate::input::IoError::Io);
-        self.adopting = None;
-        self.known = (*config).clone();
-        self.view = View::new(*config, &self.marks);
-        self.reports_in = false;
+        let mut updates: Vec<MetaUpdate> = marked.into_iter().map(|(n, i)| MetaUpdate::LeftEnded(n, i)).collect();
+        if self.meta.has_data {
+            updates.push(MetaUpdate::DirtyBegin { peer: self.node, since: Epoch(0) });
+        }
+        // A vote that the other generation has taken over already is named by its configurations: it stays as it is.
+        let other =
+            |voter: &VoterState| voter.accepted.as_ref().is_some_and(|(_, c)| c.generation != config.generation);
+        if let Some(voter) = self.meta.voter.as_ref().filter(|voter| other(voter)) {
+            let accepted = Some((Ballot::default(), config.clone()));
+            updates.push(MetaUpdate::Voter(VoterState { id: VoterId(0), promised: voter.promised, accepted }));
+        }
         self.persist(updates, None);
-        self.answer(command, Ok(Reply::Done));
+        self.fail_all(crate::input::IoError::Io);
+        self.change_generation(*config, command);
+    }
+
+    /// Another generation is to be installed. Nothing that is on its way between this node and its peers belongs to it.
+    fn change_generation(&mut self, config: Config, command: CommandId) {
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        for node in peers {
+            self.end_session(node);
+        }
+        self.proposer = super::arbiter::Proposer::default();
+        self.adopting = None;
+        self.known = config;
+        self.operator.generation = Some(command);
     }
 }

@@ -120,6 +120,13 @@ impl Replica {
         }
     }
 
+    /// Ends the session with a peer whose configurations are none of this node's any more.
+    pub(super) fn end_session(&mut self, node: NodeId) {
+        if self.has_session(node) {
+            self.close_session(node);
+        }
+    }
+
     /// Ends the session: nothing of it is applied any more; what was deferred is dropped (it will be sent again).
     fn close_session(&mut self, node: NodeId) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
@@ -266,6 +273,10 @@ impl Replica {
             peer.incarnation = incarnation;
         }
         if config.generation != self.known.generation && !self.same_generation(node, &config) {
+            if !answer {
+                // Both ends have to know: an operator may give up either.
+                self.send_hello(node, conn, session, true);
+            }
             return;
         }
         let peer = self.peers.get_mut(&node).expect("a link is up");
@@ -324,8 +335,8 @@ impl Replica {
             return true;
         }
         let observer = !self.meta.has_data && !lists(&self.known, self.node, self.incarnation);
-        if observer && self.meta.voter.is_none() && config.generation.parent == self.known.generation.id {
-            // Nothing of this node's own is at stake.
+        if observer && config.generation.parent == self.known.generation.id {
+            // Nothing of this node's own is at stake; a vote is taken over by a swap only.
             self.known = config.clone();
             return true;
         }

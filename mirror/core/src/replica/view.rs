@@ -177,17 +177,19 @@ impl Replica {
             self.marks.clear();
         }
         let overridden = self.marks.iter().any(|(n, i)| lists(&self.known, *n, *i));
-        let config = if self.known.epoch > self.view.config.epoch && !overridden {
+        let forced = self.known.generation != self.view.config.generation;
+        let config = if (forced || self.known.epoch > self.view.config.epoch) && !overridden {
             self.known.clone()
         } else {
             self.view.config.clone()
         };
         let next = View::new(config, &self.marks);
-        if next.config.epoch == self.view.config.epoch && next.left == self.view.left {
+        let other = forced || next.config.epoch != self.view.config.epoch;
+        if !other && next.left == self.view.left {
             return;
         }
         let mut updates = self.plan_dirty_for(&next);
-        if next.config.epoch != self.view.config.epoch {
+        if other {
             if !self.broken(broken!(LowerEpochAccepted)) {
                 updates.push(MetaUpdate::Config(Box::new(next.config.clone())));
             }
