@@ -142,6 +142,12 @@ impl Replica {
         self.peers.get(&node).is_some_and(|p| p.session.is_some())
     }
 
+    /// True if a session is open and its other end is not silent. A cut closes no connection.
+    pub(super) fn is_heard(&self, node: NodeId) -> bool {
+        let heard = |p: &Peer| p.session.is_some() && self.now.since(p.heard_at) < self.timing.suspect;
+        self.peers.get(&node).is_some_and(heard)
+    }
+
     /// Sends within the session; dropped if there is none (whatever matters is sent again when one opens).
     pub(super) fn send(&mut self, node: NodeId, message: Message, payload: Option<BufId>) {
         let Some(session) = self.peers.get(&node).and_then(|p| p.session) else { return };

@@ -196,7 +196,7 @@ impl Replica {
         }
         let config = &self.view.config;
         let alone = self.view.in_sync == self.view.bit(self.node) && self.view.joining == 0;
-        let replica_back = config.replicas.iter().any(|n| *n != self.node && self.has_session(*n));
+        let replica_back = config.replicas.iter().any(|n| *n != self.node && self.is_heard(*n));
         if alone && !replica_back && config.replicas.len() > 1 {
             // Who cannot be reached goes first: those that remain have to decide it.
             let others = || config.voters.keys().rev().filter(|n| **n != self.node).copied();
