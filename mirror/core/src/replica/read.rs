@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::apply::{DiskOp, Purpose};
 use crate::effect::Effect;
-use crate::ids::{BufId, IoId, NodeId, ReadId, Time};
+use crate::ids::{BufId, IoId, NodeId, ReadId, RequestId, Time};
 use crate::input::{DiskError, IoError, Request};
 use crate::message::{Message, Refusal};
 use crate::range::BlockRange;
@@ -33,6 +33,9 @@ pub(super) struct PeerRead {
 pub(super) struct Reads {
     pub remote: Vec<RemoteRead>,
     pub from_peers: VecDeque<PeerRead>,
+    /// Reads of the front end that a write has overtaken: writes of this node let them end first, or a steady load could
+    /// overtake them for ever.
+    pub overtaken: Vec<Request>,
     /// Until when every other in-sync member lets this one read.
     pub permitted_until: Time,
     next: u64,
@@ -127,10 +130,30 @@ impl Replica {
     /// A read of the front end came back from the disk.
     pub(super) fn on_front_read_done(&mut self, op: &DiskOp, request: Request, result: Result<(), DiskError>) {
         match result {
-            Ok(()) if op.tainted || !self.may_read_locally() => self.on_again(request),
+            Ok(()) if op.tainted => self.on_overtaken(request),
+            Ok(()) if !self.may_read_locally() => self.on_again(request),
             Ok(()) => self.complete(request.id, Ok(())),
             Err(_) => unreachable!("errors of the disk are handled before"),
         }
+    }
+
+    /// A request ends: what it held back goes on.
+    pub(super) fn forget_overtaken(&mut self, request: RequestId) {
+        let before = self.reads.overtaken.len();
+        self.reads.overtaken.retain(|read| read.id != request);
+        self.again |= self.reads.overtaken.len() != before;
+    }
+
+    fn on_overtaken(&mut self, request: Request) {
+        if !self.reads.overtaken.iter().any(|read| read.id == request.id) {
+            self.reads.overtaken.push(request);
+        }
+        self.on_again(request);
+    }
+
+    /// True if a read of this range was overtaken already, and has not ended yet.
+    pub(super) fn holds_writes_back(&self, range: BlockRange) -> bool {
+        self.reads.overtaken.iter().any(|read| read.range.overlaps(range))
     }
 
     /// A read has to be repeated: a write overtook it, or the permission it ran under is gone.
@@ -138,7 +161,8 @@ impl Replica {
         if self.fenced || !self.is_attached_here() {
             return self.complete(request.id, Err(IoError::Io));
         }
-        self.waiting.push_back(request);
+        // It is older than whatever waits.
+        self.waiting.push_front(request);
         self.again = true;
     }
 
@@ -236,7 +260,7 @@ impl Replica {
                     self.out.push(Effect::CopyToRequest { to: read.request.buf, from: buf });
                     self.complete(read.request.id, Ok(()));
                 }
-                _ => self.on_again(read.request),
+                _ => self.on_overtaken(read.request),
             }
         }
         self.release(payload);
@@ -251,7 +275,7 @@ impl Replica {
                 Refusal::Disk if last => self.complete(read.request.id, Err(IoError::Io)),
                 _ => {
                     // Tried again with the next tick: the view is about to change.
-                    self.waiting.push_back(read.request);
+                    self.waiting.push_front(read.request);
                     self.retry_at = self.retry_at.min(self.now.after(self.timing.heartbeat));
                 }
             }
@@ -263,7 +287,8 @@ impl Replica {
         let remote = core::mem::take(&mut self.reads.remote);
         for read in remote {
             if of.is_none_or(|n| n == read.node) {
-                self.waiting.push_back(read.request);
+                // It is older than whatever waits, and writes may wait for it.
+                self.waiting.push_front(read.request);
                 self.again = true;
             } else {
                 self.reads.remote.push(read);

@@ -187,7 +187,7 @@ impl Replica {
             return false;
         }
         let Some(grant) = self.grants.covering(range) else { return false };
-        if self.window.overlaps(range) || self.blocked.intersects(range) {
+        if self.window.overlaps(range) || self.blocked.intersects(range) || self.holds_writes_back(range) {
             return false;
         }
         let durable = fua || self.view.config.settings.ack == Ack::Durable;
@@ -562,6 +562,9 @@ impl Replica {
     pub(super) fn complete(&mut self, request: RequestId, result: Result<(), IoError>) {
         if result.is_err() {
             self.counters.front_errors += 1;
+        }
+        if !self.reads.overtaken.is_empty() {
+            self.forget_overtaken(request);
         }
         self.out.push(Effect::Complete { request, result });
     }
