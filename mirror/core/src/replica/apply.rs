@@ -116,6 +116,8 @@ impl DiskOp {
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     pub ops: Vec<DiskOp>,
+    /// Reads for others that failed at the last replica, and when they are tried again.
+    pub again: Vec<(Time, BlockRange, Purpose)>,
     pub failed: Option<String>,
     /// It failed because a request hung.
     pub hung: bool,
@@ -469,6 +471,32 @@ impl Replica {
             }
             Purpose::PullRead { buf, .. } | Purpose::RollRead { buf, .. } => self.release(Some(buf)),
             _ => {}
+        }
+    }
+
+    /// Maintenance: reads for others that failed at the last replica are tried again.
+    pub(super) fn retry_reads_for_others(&mut self) {
+        if self.disk.again.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let (due, later) = core::mem::take(&mut self.disk.again).into_iter().partition(|(at, ..)| *at <= now);
+        self.disk.again = later;
+        let due: Vec<(Time, BlockRange, Purpose)> = due;
+        for (_, range, purpose) in due {
+            let buf = match purpose {
+                Purpose::PullRead { buf, .. } | Purpose::RollRead { buf, .. } => Some(buf),
+                _ => None,
+            };
+            if self.disk.failed.is_some() {
+                self.release(buf);
+                continue;
+            }
+            let io = self.begin_io(range, purpose);
+            self.out.push(match buf {
+                Some(buf) => Effect::DiskRead { io, range, buf },
+                None => Effect::DiskDigest { io, range },
+            });
         }
     }
 

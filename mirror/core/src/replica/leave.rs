@@ -161,6 +161,13 @@ impl Replica {
         self.out.push(Effect::DiskFlush { io });
     }
 
+    /// The last replica's disk failed the flush: it cannot say that everything is durable.
+    pub(super) fn leave_flush_failed(&mut self) {
+        if self.leaving.phase == Phase::Flushing {
+            self.leave_ended(Err(CommandError::Forbidden { reason: "the replica's disk fails".into() }));
+        }
+    }
+
     /// Flushed: the promise is counted again, and the mark is made.
     pub(super) fn on_leave_flushed(&mut self) {
         if self.leaving.phase != Phase::Flushing {

@@ -386,6 +386,7 @@ impl Replica {
         self.keep_links();
         self.steer();
         self.check_disk();
+        self.retry_reads_for_others();
         self.check_unacknowledged();
         self.check_last_replica();
         self.complete_ready();
@@ -407,6 +408,7 @@ impl Replica {
     }
 
     fn set_timer(&mut self) {
+        // What is tried again needs no more precise moment than that of a heartbeat.
         let mut timer = self.heartbeat_at.min(self.round_deadline()).min(self.sweep_at).min(self.retry_at);
         let pull_waits = self.join.is_some() && self.pull_at > self.now;
         if pull_waits {
