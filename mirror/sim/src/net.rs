@@ -63,7 +63,8 @@ pub struct End {
     pub closed: bool,
     urgent: VecDeque<Packet>,
     queue: VecDeque<Packet>,
-    sending: bool,
+    /// Being handed to the wire: nothing overtakes it any more.
+    sending: Option<Packet>,
     wire: VecDeque<(u64, Packet)>,
     last_arrival: u64,
 }
@@ -145,7 +146,7 @@ impl Network {
             closed: false,
             urgent: VecDeque::new(),
             queue: VecDeque::new(),
-            sending: false,
+            sending: None,
             wire: VecDeque::new(),
             last_arrival: now,
         };
@@ -226,12 +227,12 @@ impl Network {
 
     fn start(&mut self, id: u64, side: usize, now: u64, due: &mut Vec<(u64, Due)>) {
         let Some((link, end)) = self.link_and_end(id, side) else { return };
-        if end.sending || link.cut {
+        if end.sending.is_some() || link.cut {
             return;
         }
-        let Some(first) = end.urgent.front().or(end.queue.front()) else { return };
+        let Some(first) = end.urgent.pop_front().or_else(|| end.queue.pop_front()) else { return };
         let takes = first.bytes() * link.millinanos_per_byte / 1000;
-        end.sending = true;
+        end.sending = Some(first);
         due.push((now + takes, Due::Transmitted(id, side, takes)));
     }
 
@@ -246,8 +247,7 @@ impl Network {
     pub fn transmitted(&mut self, id: u64, side: usize, now: u64, due: &mut Vec<(u64, Due)>) {
         let jitter = self.rng.next();
         let Some((link, end)) = self.link_and_end(id, side) else { return };
-        end.sending = false;
-        if let Some(packet) = end.urgent.pop_front().or_else(|| end.queue.pop_front()) {
+        if let Some(packet) = end.sending.take() {
             let jitter = if link.jitter == 0 { 0 } else { jitter % link.jitter };
             let arrival = end.last_arrival.max(now + link.delay + jitter);
             end.last_arrival = arrival;
@@ -305,8 +305,7 @@ impl Network {
         end.closed = true;
         if lose_queue {
             let queued = end.queue.len() as u64;
-            let spared = usize::from(end.sending);
-            end.queue.truncate(spared.max((keep % (queued + 1)) as usize));
+            end.queue.truncate((keep % (queued + 1)) as usize);
         }
         if let Some(reset) = notice {
             self.send(id, side, Packet::Closed { reset }, false, now, due);
@@ -318,6 +317,7 @@ impl Network {
     pub fn vanish(&mut self, id: u64, side: usize) {
         if let Some(end) = self.end_mut(id, side) {
             end.closed = true;
+            end.sending = None;
             end.urgent.clear();
             end.queue.clear();
         }
