@@ -133,8 +133,8 @@ impl Disk {
                     Work::Flush => {}
                 }
             }
+            operation.landed = operation.landed.max(end);
         }
-        operation.landed = operation.landed.max(end);
         self.operations.insert(id, operation);
     }
 
