@@ -108,14 +108,16 @@ impl Replica {
         if !(was_written || was_member) || self.broken(broken!(DirtyOnlyAtWriter)) && !self.is_writer() {
             return;
         }
-        let mut copy = self.unconfirmed.all();
+        // What is not committed the peer may lack; what is not confirmed it most likely has.
+        let mut copy = BlockSet::new();
         for entry in self.applied.iter() {
             copy.insert(entry.range);
         }
         for (_, write) in self.window.iter() {
             copy.insert(write.range);
         }
-        let compare = self.found_intent_owed();
+        let mut compare = self.found_intent_owed();
+        compare.union(&self.unconfirmed.all());
         self.owe(peer, &copy, &compare, updates);
     }
 

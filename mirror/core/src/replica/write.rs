@@ -555,7 +555,10 @@ impl Replica {
             Purpose::Flush { node, id } => self.fail_flush_of(node, id),
             Purpose::LeaveFlush => self.leave_flush_failed(),
             // Others wait for what is here and nowhere else: it is tried again for as long as this is the last replica.
-            Purpose::PullRead { .. } | Purpose::RollRead { .. } | Purpose::DigestFor { .. } | Purpose::OwnDigest { .. } => {
+            Purpose::PullRead { .. }
+            | Purpose::RollRead { .. }
+            | Purpose::DigestFor { .. }
+            | Purpose::OwnDigest { .. } => {
                 let at = self.now.after(self.timing.retry);
                 self.disk.again.push((at, op.range, op.purpose));
             }
