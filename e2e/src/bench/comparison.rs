@@ -109,10 +109,16 @@ pub struct Comparison {
 
 impl Comparison {
     /// Runs all rounds. `say` is told what runs.
-    pub fn run(targets: &[Target], rounds: usize, duration: Duration, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn run(
+        targets: &[Target],
+        cases: &[Case],
+        rounds: usize,
+        duration: Duration,
+        say: &dyn Fn(&str),
+    ) -> Result<Self> {
         let mut comparison = Comparison::default();
         for round in 0..rounds {
-            for case in Case::ALL {
+            for case in cases.iter().copied() {
                 say(&format!("round {} of {rounds}: {}", round + 1, case.name()));
                 // Each round begins with another target: none always has the disk's cache as the one before left it.
                 for index in 0..targets.len() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::bed::{Bed, Layout};
+use super::case::Case;
 use super::comparison::{Access, Comparison, Series, Subject, Target, find_floor, write_once, written_file};
 use super::machine::enable_fuse_uring;
 use super::qemu::QemuMirror;
@@ -14,19 +15,21 @@ use crate::loops::Mounted;
 
 /// How much is compared.
 #[derive(Clone, Copy, Debug)]
-pub struct Extent {
+pub struct Extent<'a> {
     /// Size of each file and volume.
     pub bytes: u64,
     /// Rounds.
     pub rounds: usize,
     /// Time of one load on one target.
     pub duration: Duration,
+    /// The loads.
+    pub cases: &'a [Case],
     /// Whether Lockstep is measured too, or only what it is measured against.
     pub with_lockstep: bool,
 }
 
 /// Sets everything up below `directory`, runs the rounds, and takes everything down.
-pub fn measure(directory: &Path, extent: Extent, cleanup: &Cleanup, say: &dyn Fn(&str)) -> Result<Comparison> {
+pub fn measure(directory: &Path, extent: Extent<'_>, cleanup: &Cleanup, say: &dyn Fn(&str)) -> Result<Comparison> {
     let mut targets = Vec::new();
     let mut add = |subject, series, access| targets.push(Target { subject, series, access });
     let bytes = extent.bytes;
@@ -88,7 +91,7 @@ pub fn measure(directory: &Path, extent: Extent, cleanup: &Cleanup, say: &dyn Fn
         }
         beds.push(bed);
     }
-    let comparison = Comparison::run(&targets, extent.rounds, extent.duration, say)?;
+    let comparison = Comparison::run(&targets, extent.cases, extent.rounds, extent.duration, say)?;
     drop((beds, switches, mirrors, memory));
     std::fs::remove_dir_all(&files).with_context(|| format!("remove {}", files.display()))?;
     Ok(comparison)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
+use lockstep_e2e::bench::case::Case;
 use lockstep_e2e::bench::levels::{Line, of_comparison};
 use lockstep_e2e::bench::report::Report;
 use lockstep_e2e::bench::throughput::{self, Extent};
@@ -21,6 +22,9 @@ struct Options {
     /// Only these sections.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Section>,
+    /// Only these loads.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    loads: Vec<Case>,
     /// Rounds, instead of the profile's.
     #[arg(long)]
     rounds: Option<usize>,
@@ -121,7 +125,8 @@ fn measure(
     let bed = directory.join(format!("{section:?}").to_lowercase());
     match section {
         Section::Loads => {
-            let extent = Extent { bytes, rounds, duration, with_lockstep: !options.without_lockstep };
+            let cases = if options.loads.is_empty() { &Case::ALL[..] } else { &options.loads };
+            let extent = Extent { bytes, rounds, duration, cases, with_lockstep: !options.without_lockstep };
             std::fs::create_dir_all(&bed)?;
             report.comparison = throughput::measure(&bed, extent, cleanup, &|what| say(start, what))?;
             Ok(if options.without_lockstep { Vec::new() } else { of_comparison(&report.comparison) })
