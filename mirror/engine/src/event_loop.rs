@@ -35,6 +35,9 @@ use crate::volume::{Io, RequestResult, Volume, VolumeStatus, called_volume};
 /// A dial that takes longer is given up: a node that answers at all does so sooner.
 const DIAL_NANOS_MAX: u64 = 2_000_000_000;
 
+/// After so many turns in which something happened to one volume only, the next is taken to be like them.
+const SOLE_TURNS_MIN: u32 = 64;
+
 /// What other threads ask of a loop.
 #[derive(Debug)]
 pub(crate) enum LoopCommand {
@@ -94,6 +97,8 @@ pub(crate) struct EventLoop {
     /// Volumes that something happened to in this turn.
     touched: BTreeSet<u32>,
     awaited_fronts: Vec<(u32, Responder<()>)>,
+    /// The volume that something happened to last, and in how many turns to no other since.
+    sole: (u32, u32),
     counters: LoopCounters,
     /// When the loop ends, whatever is still under way.
     stop: Option<Time>,
@@ -112,6 +117,7 @@ impl EventLoop {
             volumes: Slots::default(),
             touched: BTreeSet::new(),
             awaited_fronts: Vec::new(),
+            sole: (0, 0),
             counters: LoopCounters::default(),
             stop: None,
         })
@@ -127,7 +133,8 @@ impl EventLoop {
         while !self.is_over() {
             let deadline = self.deadline();
             if deadline > self.io.now {
-                self.io.ring.submit_and_wait(clock::until(self.io.now, deadline))?;
+                let together = self.completions_together();
+                self.io.ring.submit_and_wait(clock::until(self.io.now, deadline), together)?;
             } else {
                 self.io.ring.submit()?;
             }
@@ -166,6 +173,13 @@ impl EventLoop {
         let greetings = self.greetings.iter_mut().map(|(_, greeting)| greeting.deadline).min();
         let stop = self.stop.unwrap_or(Time::NEVER);
         volumes.unwrap_or(Time::NEVER).min(greetings.unwrap_or(Time::NEVER)).min(stop)
+    }
+
+    /// Completions that the next wait may sleep through: only while nothing happens in this loop but to one volume, which
+    /// could otherwise hold up another.
+    fn completions_together(&mut self) -> u32 {
+        let (index, turns) = self.sole;
+        if turns < SOLE_TURNS_MIN { 0 } else { self.volumes.get_mut(index).map_or(0, |it| it.completions_together()) }
     }
 
     fn on_completion(&mut self, cqe: Cqe) {
@@ -220,6 +234,7 @@ impl EventLoop {
             }
         }
         self.free_fronts();
+        self.note_sole();
         while let Some(index) = self.touched.pop_first() {
             let Some(volume) = self.volumes.get_mut(index) else { continue };
             volume.submit(&mut self.io);
@@ -230,6 +245,14 @@ impl EventLoop {
                 self.answer_awaited(index);
             }
             self.remove_if_over(index);
+        }
+    }
+
+    fn note_sole(&mut self) {
+        match (self.touched.first(), self.touched.len()) {
+            (_, 0) => {}
+            (Some(index), 1) if *index == self.sole.0 => self.sole.1 = self.sole.1.saturating_add(1),
+            (first, _) => self.sole = (first.copied().unwrap_or(0), 0),
         }
     }
 

@@ -17,6 +17,10 @@ const COMPLETIONS: u32 = 4096;
 /// Files that can be registered at a time: data and metadata of each volume, links, front ends.
 const FIXED_FILES: u32 = 4096;
 
+/// How long a wait for several completions holds out for the last of them. Longer than they take, so that the timer seldom
+/// ends it; short for whoever has to wait because one does not come.
+const PATIENCE_MICROS: u32 = 500;
+
 /// One completion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cqe {
@@ -53,6 +57,10 @@ impl FixedFile {
 pub(crate) struct Ring {
     inner: IoUring<squeue::Entry128, cqueue::Entry>,
     free_files: Vec<u32>,
+    /// Entries queued since the last call that complete while they are submitted.
+    prompt: u32,
+    /// The kernel can wait for several completions, with patience (Linux 6.12).
+    has_patience: bool,
     /// Calls of `enter`, for the metrics: batching shows in it.
     pub(crate) enters: u64,
     /// Entries submitted.
@@ -65,7 +73,9 @@ impl Ring {
         let inner = build()?;
         inner.submitter().register_files_sparse(FIXED_FILES)?;
         let free_files = (0..FIXED_FILES).rev().collect();
-        Ok(Ring { inner, free_files, enters: 0, submitted: 0 })
+        // Older kernels refuse an argument whose spare bytes are not zero.
+        let has_patience = enter(&inner.submitter(), 0, 0, PATIENCE_MICROS, None).is_ok();
+        Ok(Ring { inner, free_files, prompt: 0, has_patience, enters: 0, submitted: 0 })
     }
 
     /// Puts a descriptor into the table. The table holds the file open until [`Ring::remove_file`].
@@ -105,18 +115,23 @@ impl Ring {
         }
     }
 
+    /// Queues an entry that completes while it is submitted, unless something is in its way: a small send, a reply to a
+    /// front end. Its completion alone does not end the next wait: nothing follows from it but that memory is free.
+    pub(crate) fn push_prompt(&mut self, entry: impl Into<squeue::Entry128>) {
+        self.push(entry);
+        self.prompt += 1;
+    }
+
     /// Submits everything queued and waits for a completion, at most `timeout` (`None`: without end). One system call.
-    pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    ///
+    /// `together`: so many more are expected without which the first is worth nothing. They, and those of prompt entries, are
+    /// waited for too, but only for a moment.
+    pub(crate) fn submit_and_wait(&mut self, timeout: Option<Duration>, together: u32) -> io::Result<()> {
         self.enters += 1;
-        let done = match timeout {
-            Some(timeout) => {
-                let timespec = types::Timespec::from(timeout);
-                let args = types::SubmitArgs::new().timespec(&timespec);
-                self.inner.submitter().submit_with_args(1, &args)
-            }
-            None => self.inner.submit_and_wait(1),
-        };
-        match done {
+        let queued = u32::try_from(self.inner.submission().len()).expect("the queue is short");
+        let more = std::mem::take(&mut self.prompt) + together;
+        let (wanted, patience) = if more > 0 && self.has_patience { (1 + more, PATIENCE_MICROS) } else { (1, 0) };
+        match enter(&self.inner.submitter(), queued, wanted, patience, timeout) {
             Err(error) if !is_passing(&error) => Err(error),
             _ => Ok(()),
         }
@@ -125,6 +140,7 @@ impl Ring {
     /// Submits everything queued without waiting.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
         self.enters += 1;
+        self.prompt = 0;
         // With deferred task work only an `enter` that asks for completions works them off.
         let flags = sys_enter::GETEVENTS;
         let queued = u32::try_from(self.inner.submission().len()).expect("the queue is short");
@@ -176,9 +192,38 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
-/// Flags of `io_uring_enter(2)` that the crate keeps to itself.
+/// What the crate keeps to itself of `io_uring_enter(2)`.
 mod sys_enter {
     pub(super) const GETEVENTS: u32 = 1;
+    pub(super) const EXT_ARG: u32 = 8;
+
+    /// `struct io_uring_getevents_arg`.
+    #[repr(C)]
+    pub(super) struct Argument {
+        /// Address and length of a signal mask; none.
+        pub(super) signals: u64,
+        pub(super) signals_len: u32,
+        /// Until it has passed, fewer completions than wanted do not end the wait; from then on one does.
+        pub(super) patience_micros: u32,
+        /// Address of a timespec; 0: none.
+        pub(super) timeout: u64,
+    }
+}
+
+/// Submits `queued` entries and waits for `wanted` completions.
+fn enter(
+    submitter: &Submitter<'_>,
+    queued: u32,
+    wanted: u32,
+    patience_micros: u32,
+    timeout: Option<Duration>,
+) -> io::Result<usize> {
+    let timespec = timeout.map(types::Timespec::from);
+    let timeout = timespec.as_ref().map_or(0, |timespec| std::ptr::from_ref(timespec).addr() as u64);
+    let argument = sys_enter::Argument { signals: 0, signals_len: 0, patience_micros, timeout };
+    let flags = sys_enter::GETEVENTS | sys_enter::EXT_ARG;
+    // SAFETY: the argument is the structure that the flag announces, and it and the timespec that it names outlive the call.
+    unsafe { submitter.enter(queued, wanted, flags, Some(&argument)) }
 }
 
 fn build() -> io::Result<IoUring<squeue::Entry128, cqueue::Entry>> {
@@ -200,7 +245,7 @@ fn build() -> io::Result<IoUring<squeue::Entry128, cqueue::Entry>> {
 #[cfg(test)]
 mod tests {
     use super::{Cqe, Ring};
-    use io_uring::opcode;
+    use io_uring::{opcode, types};
     use std::os::fd::AsFd;
     use std::time::{Duration, Instant};
 
@@ -212,7 +257,7 @@ mod tests {
         }
         let mut done: Vec<Cqe> = Vec::new();
         while done.len() < 2000 {
-            ring.submit_and_wait(None).unwrap();
+            ring.submit_and_wait(None, 0).unwrap();
             ring.drain(&mut done);
         }
         assert!(done.iter().map(|cqe| cqe.user_data).eq(0..2000));
@@ -222,8 +267,42 @@ mod tests {
     fn waiting_ends_at_the_timeout() {
         let mut ring = Ring::new().unwrap();
         let start = Instant::now();
-        ring.submit_and_wait(Some(Duration::from_millis(5))).unwrap();
+        ring.submit_and_wait(Some(Duration::from_millis(5)), 0).unwrap();
         assert!(start.elapsed() >= Duration::from_millis(5));
+    }
+
+    fn waited_for(ring: &mut Ring, together: u32) -> Vec<u64> {
+        let mut done: Vec<Cqe> = Vec::new();
+        ring.submit_and_wait(Some(Duration::from_secs(10)), together).unwrap();
+        ring.drain(&mut done);
+        done.iter().map(|cqe| cqe.user_data).collect()
+    }
+
+    fn timer(after: &types::Timespec) -> io_uring::squeue::Entry {
+        // Not a failure when the time has come: that is what it is for.
+        opcode::Timeout::new(after).flags(types::TimeoutFlags::ETIME_SUCCESS).build()
+    }
+
+    #[test]
+    fn a_prompt_entry_alone_does_not_end_a_wait() {
+        let mut ring = Ring::new().unwrap();
+        let soon = types::Timespec::from(Duration::from_micros(100));
+        ring.push_prompt(opcode::Nop::new().build().user_data(1));
+        ring.push(timer(&soon).user_data(2));
+        let done = waited_for(&mut ring, 0);
+        assert!(done == [1, 2] || !ring.has_patience, "{done:?}");
+    }
+
+    #[test]
+    fn what_does_not_come_together_is_not_waited_for_long() {
+        let mut ring = Ring::new().unwrap();
+        let late = types::Timespec::from(Duration::from_secs(5));
+        ring.push(opcode::Nop::new().build().user_data(1));
+        ring.push(timer(&late).user_data(2));
+        let start = Instant::now();
+        assert_eq!(waited_for(&mut ring, 1), [1]);
+        assert!(start.elapsed() < Duration::from_secs(4));
+        ring.cancel_all().unwrap();
     }
 
     #[test]
@@ -235,7 +314,7 @@ mod tests {
         let mut done = Vec::new();
         for round in 0..2 {
             ring.push(opcode::Write::new(file.target(), bytes.as_ptr(), 3).build());
-            ring.submit_and_wait(None).unwrap();
+            ring.submit_and_wait(None, 0).unwrap();
             ring.drain(&mut done);
             if round == 0 {
                 ring.remove_file(file);

@@ -87,6 +87,11 @@ impl Window {
         self.entries.is_empty()
     }
 
+    /// The write in flight, if there is one and no other.
+    pub fn only(&self) -> Option<&InFlight> {
+        self.entries.front()?.as_ref().filter(|_| self.entries.len() == 1)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (WriteId, &InFlight)> {
         let floor = self.floor.0;
         (0u64..).zip(&self.entries).filter_map(move |(at, w)| w.as_ref().map(|w| (WriteId(floor + at), w)))
@@ -105,6 +110,16 @@ impl Window {
 }
 
 impl Replica {
+    /// Acknowledgements of peers that a single write waits for beside that of the own disk; 0 unless exactly one write is in
+    /// flight, and neither has come. Nothing can be done about that write before all of them are there, which is what a shell
+    /// may use to sleep through the first of them.
+    #[must_use]
+    pub fn awaited_together(&self) -> u32 {
+        let me = self.view.bit(self.node);
+        let awaited = self.window.only().map_or(0, |write| write.sent & !write.acked);
+        if awaited & me == 0 { 0 } else { (awaited & !me).count_ones() }
+    }
+
     /// A request of the front end.
     pub(super) fn on_request(&mut self, request: Request) {
         match request.op {

@@ -80,6 +80,11 @@ impl Disk {
         self.operations.len() == 0
     }
 
+    /// True if one operation is under way, and no other.
+    pub(crate) fn has_one_operation(&self) -> bool {
+        self.operations.len() == 1
+    }
+
     /// Reads the range into the buffer.
     pub(crate) fn read(&mut self, io: IoId, range: BlockRange, buffer: Buffer, buffers: &mut Buffers) {
         buffers.hold(buffer);

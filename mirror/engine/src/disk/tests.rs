@@ -35,7 +35,7 @@ impl Bench {
         let mut completions = Vec::new();
         loop {
             self.disk.submit(&mut self.ring);
-            self.ring.submit_and_wait(None).unwrap();
+            self.ring.submit_and_wait(None, 0).unwrap();
             self.ring.drain(&mut completions);
             for cqe in completions.drain(..) {
                 let slot = Token::decode(cqe.user_data).detail;

@@ -10,6 +10,8 @@ use io_uring::{cqueue, squeue};
 pub enum Sqe {
     /// Fits a ring of either kind.
     Narrow(squeue::Entry),
+    /// The same; it completes while it is submitted, and nothing follows from that but that its memory is free.
+    Prompt(squeue::Entry),
     /// Needs a ring of 128-byte entries.
     Wide(squeue::Entry128),
 }
@@ -17,7 +19,7 @@ pub enum Sqe {
 impl From<Sqe> for squeue::Entry128 {
     fn from(sqe: Sqe) -> squeue::Entry128 {
         match sqe {
-            Sqe::Narrow(entry) => entry.into(),
+            Sqe::Narrow(entry) | Sqe::Prompt(entry) => entry.into(),
             Sqe::Wide(entry) => entry,
         }
     }
@@ -28,7 +30,7 @@ impl Sqe {
     #[must_use]
     pub fn into_narrow(self) -> Option<squeue::Entry> {
         match self {
-            Sqe::Narrow(entry) => Some(entry),
+            Sqe::Narrow(entry) | Sqe::Prompt(entry) => Some(entry),
             Sqe::Wide(_) => None,
         }
     }

@@ -19,6 +19,9 @@ use crate::volume::Io;
 use incoming::Incoming;
 use outgoing::Outgoing;
 
+/// What a socket takes at once, unless the network is far behind.
+const PROMPT_BYTES_MAX: usize = 64 << 10;
+
 /// Why a link ended from the outside.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkEnd {
@@ -112,9 +115,15 @@ impl Link {
     pub(crate) fn submit_send(&mut self, ring: &mut Ring, buffers: &mut Buffers) {
         if !self.closing
             && !self.sending
-            && let Some(entry) = self.outgoing.entry(self.fixed, buffers)
+            && let Some((entry, bytes)) = self.outgoing.entry(self.fixed, buffers)
         {
-            ring.push(entry.user_data(Token::new(Source::LinkSend, self.volume, self.conn).encode()));
+            let entry = entry.user_data(Token::new(Source::LinkSend, self.volume, self.conn).encode());
+            // What is left behind is sent at the completion.
+            if bytes <= PROMPT_BYTES_MAX && bytes == self.outgoing.queued_bytes() {
+                ring.push_prompt(entry);
+            } else {
+                ring.push(entry);
+            }
             self.sending = true;
         }
     }

@@ -195,8 +195,8 @@ impl Outgoing {
         batch.push(frame, payload, buffers);
     }
 
-    /// An entry that sends what is next, if anything is.
-    pub(super) fn entry(&mut self, socket: FixedFile, buffers: &Buffers) -> Option<squeue::Entry> {
+    /// An entry that sends what is next, if anything is, and how much that is.
+    pub(super) fn entry(&mut self, socket: FixedFile, buffers: &Buffers) -> Option<(squeue::Entry, usize)> {
         if self.sending.is_empty() {
             std::mem::swap(&mut self.sending, &mut self.data);
         }
@@ -210,11 +210,12 @@ impl Outgoing {
         }
         self.iovecs.clear();
         batch.describe(buffers, &mut self.iovecs);
+        let bytes = self.iovecs.iter().map(|part| part.iov_len).sum();
         self.message.msg_iov = self.iovecs.as_mut_ptr();
         self.message.msg_iovlen = self.iovecs.len();
         // The kernel goes on by itself after a part: one completion per batch.
         let flags = (libc::MSG_WAITALL | libc::MSG_NOSIGNAL).unsigned_abs();
-        Some(opcode::SendMsg::new(socket.target(), &raw const *self.message).flags(flags).build())
+        Some((opcode::SendMsg::new(socket.target(), &raw const *self.message).flags(flags).build(), bytes))
     }
 
     /// So many bytes of the last entry are sent.

@@ -57,7 +57,7 @@ impl Bench {
         let mut completions = Vec::new();
         loop {
             self.store.submit(&mut self.ring, &mut self.buffers);
-            self.ring.submit_and_wait(None).unwrap();
+            self.ring.submit_and_wait(None, 0).unwrap();
             self.ring.drain(&mut completions);
             for cqe in completions.drain(..) {
                 if let Some(input) = self.store.on_completion(cqe.result, &mut self.buffers) {

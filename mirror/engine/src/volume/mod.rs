@@ -186,17 +186,32 @@ impl Volume {
             link.submit_send(&mut io.ring, &mut io.buffers);
         }
         let replied = self.front.submit(&mut io.ring);
-        if io.buffers.charged_bytes(self.index) <= RECEIVED_BYTES_MAX {
-            for link in &mut self.links {
-                // The reply's completion at the block device waits in a softirq, which the kernel would leave to a thread
-                // that runs when this one sleeps. To look at the socket is the cheapest thing that works it off.
-                link.submit_receive(&mut io.ring, &mut io.buffers, replied);
-            }
+        if replied {
+            // The reply's completion at the block device waits in a softirq, which the kernel would leave to a thread
+            // that runs when this one sleeps. To look at the socket is the cheapest thing that works it off.
+            self.submit_receives(true, io);
         }
         if let Some(disk) = &mut self.disk {
             disk.submit(&mut io.ring);
         }
         self.meta.submit(&mut io.ring, &mut io.buffers);
+        self.submit_receives(false, io);
+    }
+
+    fn submit_receives(&mut self, look: bool, io: &mut Io) {
+        if io.buffers.charged_bytes(self.index) <= RECEIVED_BYTES_MAX {
+            for link in &mut self.links {
+                link.submit_receive(&mut io.ring, &mut io.buffers, look);
+            }
+        }
+    }
+
+    /// Completions without which the next one is worth nothing: while an application writes one block after the other, the
+    /// own disk's is when a peer's has not come, and the other way round. A request that comes all the same waits for the
+    /// first of them.
+    pub(crate) fn completions_together(&self) -> u32 {
+        let alone = self.front.is_one_at_a_time() && self.disk.as_ref().is_some_and(Disk::has_one_operation);
+        if alone { self.replica.awaited_together() } else { 0 }
     }
 
     /// Starts to take the volume out of its loop. [`Volume::is_over`] says when that is done.

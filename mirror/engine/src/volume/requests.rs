@@ -12,7 +12,7 @@ use lockstep_core::{BlockRange, BufId, Input, IoError, Op, Request, RequestId, r
 
 use super::{Io, Volume};
 use crate::buffers::{Buffer, FrontSlot};
-use crate::front::{Completion, FrontEnd, FrontFailure, FrontOp, FrontReply, FrontRequest, FrontState, Tag};
+use crate::front::{Completion, FrontEnd, FrontFailure, FrontOp, FrontReply, FrontRequest, FrontState, Sqe, Tag};
 use crate::pending::Responder;
 use crate::ring::{Cqe, Ring};
 use crate::slots::Slots;
@@ -20,6 +20,9 @@ use crate::token::Token;
 
 /// What requests without data carry as buffer.
 pub(super) const NO_BUFFER: BufId = BufId(BufId::CORE - 1);
+
+/// So many requests that came one at a time, and the next one is expected to.
+const ALONE_MIN: u64 = 32;
 
 /// Answer to a request of whoever embeds the engine: the data of a read, nothing otherwise.
 pub type RequestResult = Result<Vec<u8>, IoError>;
@@ -54,6 +57,8 @@ pub(crate) struct FrontHost {
     answered: BTreeMap<u32, Buffer>,
     /// Requests since the front end started, by their completion.
     pub(crate) completed: u64,
+    /// How many were completed when there last were two under way at once.
+    crowded_at: u64,
     aborted: bool,
 }
 
@@ -64,7 +69,10 @@ impl FrontHost {
         if let Some(front) = &mut self.front {
             front.poll_sqes(|entry| {
                 any = true;
-                ring.push(entry);
+                match entry {
+                    Sqe::Prompt(entry) => ring.push_prompt(entry),
+                    entry => ring.push(entry),
+                }
             });
         }
         any
@@ -73,6 +81,11 @@ impl FrontHost {
     /// Requests under way.
     pub(super) fn open_requests(&self) -> usize {
         self.open.len()
+    }
+
+    /// True if one request is under way, and for long there never were two.
+    pub(super) fn is_one_at_a_time(&self) -> bool {
+        self.open.len() == 1 && self.completed - self.crowded_at >= ALONE_MIN
     }
 
     /// The volume has so many blocks now.
@@ -238,6 +251,9 @@ impl Volume {
         let len = request.data.len() as usize;
         let open = Open { origin: Origin::Front(request.tag), read: None, write: None, result: None };
         let slot = self.front.open.insert(open);
+        if self.front.open.len() > 1 {
+            self.front.crowded_at = self.front.completed;
+        }
         let mut buf = NO_BUFFER;
         if let Some(memory) = memory {
             let open = self.front.open.get_mut(slot).expect("it was put there just now");

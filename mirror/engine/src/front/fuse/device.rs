@@ -253,7 +253,10 @@ impl DeviceChannel {
         let token = TOKEN_REPLY | u32::from(id.0);
         self.slots[usize::from(id.0)] = Slot::Replying { lent, elsewhere };
         self.replying += 1;
-        self.pending.push(Sqe::Narrow(entry.user_data(self.base.user_data(token))));
+        let entry = entry.user_data(self.base.user_data(token));
+        // Where requests wait for buffers, the reply's completion brings the next one in.
+        let is_waited_for = self.armed == 0 || self.buffers.provided() == 0;
+        self.pending.push(if is_waited_for { Sqe::Narrow(entry) } else { Sqe::Prompt(entry) });
     }
 
     fn on_reply_written(&mut self, cqe: Completion) {
