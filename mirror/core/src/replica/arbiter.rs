@@ -218,6 +218,16 @@ impl Replica {
         let stale = current.epoch < self.known.epoch;
         let base = if stale { Box::new(self.known.clone()) } else { current };
         let planned = if in_doubt { Planned::Already } else { round.change.plan(&base) };
+        let planned = match planned {
+            // Whoever was away when this was wanted may be all that is left of a majority.
+            Planned::Next(config)
+                if matches!(round.change, Change::RemoveVoter { .. })
+                    && !majority(&config.voters, &round.promises, any_identity) =>
+            {
+                Planned::Impossible("the voters that remain could not decide")
+            }
+            planned => planned,
+        };
         let value = match &planned {
             Planned::Next(config) => {
                 self.proposer.tags += 1;
