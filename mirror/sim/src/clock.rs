@@ -2,8 +2,20 @@
 
 use lockstep_core::Time;
 
+use crate::plan::Plan;
+use crate::rng::Rng;
+
 /// A clock that runs at the world's speed.
 pub const RATE_TRUE: u64 = 1_000_000;
+
+/// A rate that a clock of this run may have.
+#[must_use]
+pub fn any_rate(plan: &Plan, rng: &mut Rng) -> u64 {
+    if plan.wild_clocks {
+        return rng.within(RATE_TRUE / 2, RATE_TRUE * 2);
+    }
+    RATE_TRUE - plan.clock_drift + rng.below(2 * plan.clock_drift + 1)
+}
 
 /// Maps the world's time (nanoseconds) to a node's and back.
 #[derive(Clone, Copy, Debug)]

@@ -90,6 +90,16 @@ pub struct Faults {
     pub full: bool,
     /// Nothing completes.
     pub hang: bool,
+    /// Flushes do not complete.
+    pub hang_flush: bool,
+}
+
+impl Faults {
+    /// True if something is wrong.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.read || self.write || self.flush || self.full || self.hang || self.hang_flush
+    }
 }
 
 /// One disk.
@@ -119,6 +129,13 @@ impl Disk {
         !self.operations.is_empty()
     }
 
+    /// True if the disk lets an operation wait.
+    #[must_use]
+    pub fn hangs(&self, id: u64) -> bool {
+        let flushes = self.operations.get(&id).is_some_and(|operation| matches!(operation.work, Work::Flush));
+        self.faults.hang || self.faults.hang_flush && flushes
+    }
+
     /// Lets the first `blocks` of an operation land (a read looks at them).
     pub fn land(&mut self, id: u64, blocks: u64) {
         let Some(mut operation) = self.operations.remove(&id) else { return };
@@ -143,6 +160,9 @@ impl Disk {
         self.land(id, u64::MAX);
         let Some(operation) = self.operations.remove(&id) else { return Outcome::Failed(DiskError::Io) };
         if let Some(error) = self.error(&operation) {
+            // What had landed of it is in the cache, and goes the way of everything there.
+            self.completions += 1;
+            self.note_completed(id, &operation);
             return Outcome::Failed(error);
         }
         match operation.work {
@@ -155,17 +175,26 @@ impl Disk {
             }
             Work::Write(_) | Work::Zero => {
                 self.completions += 1;
-                let number = self.completions;
-                for block in operation.range.blocks() {
-                    let Some(cell) = self.cells.get_mut(&block.0) else { continue };
-                    for version in cell.versions.iter_mut().filter(|version| version.operation == id) {
-                        version.completed = Some(number);
-                    }
-                    if operation.durable {
-                        settle(cell, |version| version.operation == id);
+                self.note_completed(id, &operation);
+                if operation.durable {
+                    for block in operation.range.blocks() {
+                        if let Some(cell) = self.cells.get_mut(&block.0) {
+                            settle(cell, |version| version.operation == id);
+                        }
                     }
                 }
                 Outcome::Done
+            }
+        }
+    }
+
+    /// What an operation left in the cache is covered by flushes from now on.
+    fn note_completed(&mut self, id: u64, operation: &Operation) {
+        let number = self.completions;
+        for block in operation.range.blocks() {
+            let Some(cell) = self.cells.get_mut(&block.0) else { continue };
+            for version in cell.versions.iter_mut().filter(|version| version.operation == id) {
+                version.completed = Some(number);
             }
         }
     }

@@ -82,6 +82,8 @@ pub struct Expect {
     pub stall_max: Option<u64>,
     /// Nobody is ever taken out of the configuration.
     pub no_expulsion: bool,
+    /// No replica is ever taken out of the configuration.
+    pub keeps_replicas: bool,
     /// The volume cannot be healthy at the end (force, failed disks): only what is asked for by the scenario is checked.
     pub no_recovery: bool,
 }
@@ -117,6 +119,8 @@ pub struct Plan {
     pub link: Link,
     /// Clocks run at 1 ± this many millionths.
     pub clock_drift: u64,
+    /// Clocks run at half to double speed instead: nothing but the age of a read may depend on them.
+    pub wild_clocks: bool,
     /// How long the load and the faults last, at most.
     pub active: u64,
     /// How long recovery may take once all is healed.
@@ -153,6 +157,7 @@ impl Plan {
             disk: DiskPace { fastest: MS / 20, slowest: 2 * MS, outlier_one_in: 200 },
             link: Link { cut: false, delay: MS / 20, jitter: MS / 5, millinanos_per_byte: 1_000 },
             clock_drift: 20_000,
+            wild_clocks: false,
             active: 8 * SECOND,
             recovery_max: 40 * SECOND,
             expect: Expect::default(),

@@ -2,6 +2,7 @@
 //! durable before the write, generations that meet only by an operator's decision (I12).
 
 use lockstep_core::range::{region_blocks, regions};
+use lockstep_core::status::DiskState;
 use lockstep_core::{BlockRange, Command, Config, Frame, MetaUpdate, NodeId};
 
 use crate::failure::Failure;
@@ -59,6 +60,13 @@ impl World {
         if !follows && !forced {
             return;
         }
+        if self.plan.expect.keeps_replicas
+            && let Some(node) = latest.in_sync.keys().find(|node| !config.in_sync.contains_key(node))
+        {
+            let what = format!("replica {node} was taken out in epoch {}, and nothing was wrong with it", config.epoch);
+            self.fail(Failure::correctness("suspicion", self.now, what));
+            return;
+        }
         let before = std::mem::replace(&mut self.checks.latest, config.clone());
         if self.trace.wants_lines() {
             let line = format!(
@@ -78,7 +86,7 @@ impl World {
         }
         let Some(node) = self.nodes.get(&id) else { return };
         let durable = &node.store.durable().config;
-        if frame.stamp.epoch > durable.epoch {
+        if frame.stamp.epoch > durable.epoch && !self.has_failed(id) {
             let what = format!(
                 "node {id} sends {} in epoch {}, and only epoch {} is durable there",
                 crate::world::frame_kind(&frame.message),
@@ -87,6 +95,13 @@ impl World {
             );
             self.fail(Failure::correctness("I11", self.now, what));
         }
+    }
+
+    /// True if a node's replica has failed: nothing of its own has to survive a restart any more, and if its metadata cannot
+    /// be written either it votes no more.
+    fn has_failed(&self, id: NodeId) -> bool {
+        let machine = self.nodes.get(&id).and_then(|node| node.machine.as_ref());
+        machine.is_some_and(|machine| matches!(machine.status().disk, DiskState::Failed(_)))
     }
 
     /// A node writes to its replica.

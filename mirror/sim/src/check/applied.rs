@@ -18,6 +18,13 @@ pub struct LastWrite {
     members: Vec<(NodeId, Incarnation)>,
 }
 
+impl LastWrite {
+    /// True if it is one of these requests.
+    pub fn is_of(&self, indexes: &std::collections::BTreeSet<usize>) -> bool {
+        indexes.contains(&self.request)
+    }
+}
+
 impl World {
     /// A request was completed without error.
     pub(crate) fn check_completed(&mut self, id: NodeId, index: usize) {

@@ -22,7 +22,7 @@ struct Step<'a> {
 /// The first block whose answers no order explains.
 pub fn check_history(record: &Recorder, now: u64) -> Result<(), Failure> {
     let mut blocks: std::collections::BTreeMap<u64, Vec<Step<'_>>> = std::collections::BTreeMap::new();
-    for request in record.requests.iter().filter(|request| request.op != Op::Flush) {
+    for request in record.requests.iter().filter(|request| request.op != Op::Flush && !request.abandoned) {
         let is_read = request.op == Op::Read;
         if is_read && request.found.is_empty() {
             continue;
@@ -185,6 +185,7 @@ impl Era<'_> {
 
     fn is_flush_after(&self, request: &Request, moment: u64) -> bool {
         request.op == Op::Flush
+            && !request.abandoned
             && request.invoked > moment
             && matches!(request.ended, Some((ended, Ok(()))) if ended < self.ends)
     }

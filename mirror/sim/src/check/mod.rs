@@ -4,6 +4,7 @@ mod agreement;
 mod applied;
 mod equality;
 mod eras;
+mod lineage;
 mod loss;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,21 @@ impl Checks {
     #[must_use]
     pub fn latest(&self) -> &Config {
         &self.latest
+    }
+
+    /// From here on this is the volume's configuration.
+    fn follow(&mut self, config: Config, holders: BTreeMap<NodeId, u64>) {
+        self.latest = config;
+        self.holders = holders;
+    }
+
+    /// These requests are no part of the volume's history.
+    fn forget(&mut self, indexes: &std::collections::BTreeSet<usize>) {
+        let keep = |last: &LastWrite| !last.is_of(indexes);
+        self.last_writes.retain(|_, last| keep(last));
+        for promised in self.flushes.values_mut() {
+            promised.retain(|_, last| keep(last));
+        }
     }
 
     /// A request was made.

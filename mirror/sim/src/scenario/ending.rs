@@ -37,6 +37,7 @@ fn recover(world: &mut World) {
         world.run_for(3 * SECOND);
         return;
     }
+    set_resyncs_free(world);
     let healed = world.record.completed;
     world.load_on = true;
     world.operator_on = true;
@@ -51,6 +52,15 @@ fn recover(world: &mut World) {
             describe(world)
         );
         world.fail(Failure::liveness("I14", world.now, what));
+    }
+}
+
+/// Ends what an operator may have throttled.
+fn set_resyncs_free(world: &mut World) {
+    let throttled = |asked: &Asked| matches!(asked.command, Command::SetResyncRate { bytes_per_second: 1.. });
+    let nodes: BTreeSet<NodeId> = world.asked.iter().filter(|asked| throttled(asked)).map(|asked| asked.node).collect();
+    for node in nodes {
+        world.command(node, Command::SetResyncRate { bytes_per_second: 0 });
     }
 }
 

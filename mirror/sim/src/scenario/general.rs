@@ -9,34 +9,41 @@ use crate::plan::{Plan, SECOND};
 use crate::rng::Rng;
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 5] = [
+pub const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "pair",
         about: "two replicas and a tie-breaker under any faults",
-        share: 30,
+        share: 40,
         plan: |rng| vary(Plan::two_replicas(), rng),
         script: |world| rage(world, ANYTHING),
     },
     Scenario {
         name: "three",
         about: "three replicas under any faults",
-        share: 20,
+        share: 25,
         plan: |rng| vary(Plan::three_replicas(), rng),
         script: |world| rage(world, ANYTHING),
     },
     Scenario {
         name: "diskless",
         about: "the writer has no replica",
-        share: 10,
+        share: 12,
         plan: |rng| vary(Plan::diskless_writer(), rng),
         script: |world| rage(world, ANYTHING),
     },
     Scenario {
         name: "reader",
         about: "a second node has the volume attached for reading",
-        share: 10,
+        share: 12,
         plan: reader,
         script: |world| rage(world, Wrath { cut: 30, pause: 25, ..ANYTHING }),
+    },
+    Scenario {
+        name: "operations",
+        about: "an operator grows, compares and throttles under any faults",
+        share: 6,
+        plan: operations,
+        script: |world| rage(world, Wrath { grow: 8, verify: 8, throttle: 8, ..ANYTHING }),
     },
     Scenario {
         name: "calm",
@@ -85,6 +92,15 @@ fn reader(rng: &mut Rng) -> Plan {
     let mut plan = if rng.one_in(2) { Plan::two_replicas() } else { Plan::three_replicas() };
     plan.attach.push((NodeId(2), AttachMode::ReadOnly));
     vary(plan, rng)
+}
+
+fn operations(rng: &mut Rng) -> Plan {
+    let base = match rng.below(3) {
+        0 => Plan::two_replicas(),
+        1 => Plan::three_replicas(),
+        _ => Plan::diskless_writer(),
+    };
+    vary(base, rng)
 }
 
 fn calm(rng: &mut Rng) -> Plan {

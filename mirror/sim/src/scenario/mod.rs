@@ -1,8 +1,18 @@
 //! Scenarios: a plan drawn from the seed, and a script of faults over it. Every one ends healed, and is then judged.
 
+mod arbiter;
+mod disk;
 mod ending;
+mod force;
 mod general;
+mod leaving;
+mod links;
 mod nemesis;
+mod power;
+mod reading;
+mod restart;
+mod resync;
+mod stage;
 
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -30,6 +40,15 @@ pub struct Scenario {
 pub fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     all.extend(general::SCENARIOS);
+    all.extend(leaving::SCENARIOS);
+    all.extend(resync::SCENARIOS);
+    all.extend(restart::SCENARIOS);
+    all.extend(power::SCENARIOS);
+    all.extend(reading::SCENARIOS);
+    all.extend(links::SCENARIOS);
+    all.extend(disk::SCENARIOS);
+    all.extend(arbiter::SCENARIOS);
+    all.extend(force::SCENARIOS);
     all
 }
 

@@ -1,8 +1,10 @@
 //! Random faults: at any moment, or in the middle of a protocol.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Net, NodeId};
+use lockstep_core::{Command, Net, NodeId};
 
+use super::disk::break_disk;
+use super::resync::grow;
 use crate::plan::SECOND;
 use crate::rng::Rng;
 use crate::world::{FRAME_KINDS, Pattern, UPDATE_KINDS, World};
@@ -30,11 +32,51 @@ pub struct Wrath {
     pub detach: u64,
     /// A link becomes slow.
     pub slow: u64,
+    /// One replica's disk fails for good.
+    pub fail: u64,
+    /// One replica's disk is full for a while.
+    pub full: u64,
+    /// The volume grows.
+    pub grow: u64,
+    /// Replicas are compared.
+    pub verify: u64,
+    /// A resync is throttled, or set free.
+    pub throttle: u64,
 }
 
-/// A bit of everything.
-pub const ANYTHING: Wrath =
-    Wrath { kill: 30, pause: 12, power: 14, blackout: 3, cut: 16, reset: 8, hang: 4, leave: 5, detach: 3, slow: 5 };
+/// No fault at all.
+pub const NOTHING: Wrath = Wrath {
+    kill: 0,
+    pause: 0,
+    power: 0,
+    blackout: 0,
+    cut: 0,
+    reset: 0,
+    hang: 0,
+    leave: 0,
+    detach: 0,
+    slow: 0,
+    fail: 0,
+    full: 0,
+    grow: 0,
+    verify: 0,
+    throttle: 0,
+};
+
+/// A bit of everything that goes by.
+pub const ANYTHING: Wrath = Wrath {
+    kill: 30,
+    pause: 12,
+    power: 14,
+    blackout: 3,
+    cut: 16,
+    reset: 8,
+    hang: 4,
+    leave: 5,
+    detach: 3,
+    slow: 5,
+    ..NOTHING
+};
 
 /// Faults until the plan's active time is over.
 pub fn rage(world: &mut World, wrath: Wrath) {
@@ -97,6 +139,11 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         wrath.leave,
         wrath.detach,
         wrath.slow,
+        wrath.fail,
+        wrath.full,
+        wrath.grow,
+        wrath.verify,
+        wrath.throttle,
     ];
     let mut at = world.rng.below(parts.iter().sum());
     let mut kind = 0;
@@ -127,7 +174,12 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         6 => hang(world, node, outage),
         7 => leave(world, node, outage),
         8 => detach(world),
-        _ => slow(world, node, outage),
+        9 => slow(world, node, outage),
+        10 => fail(world),
+        11 => fill(world, outage),
+        12 => grow(world),
+        13 => verify(world),
+        _ => throttle(world),
     }
 }
 
@@ -197,11 +249,60 @@ fn hang(world: &mut World, node: NodeId, outage: u64) {
     world.later(outage.min(longest), Box::new(move |world| set_hang(world, node, false)));
 }
 
-fn set_hang(world: &mut World, node: NodeId, hang: bool) {
+/// Lets a disk hang, or go on.
+pub fn set_hang(world: &mut World, node: NodeId, hang: bool) {
     world.note(&format!("the disk of {node} hangs: {hang}"));
     if let Some(node) = world.nodes.get_mut(&node) {
         node.disk.faults.hang = hang;
     }
+}
+
+/// One replica at most fails for good: with all of them gone there is nothing left to judge.
+fn fail(world: &mut World) {
+    let broken = |world: &World, id: &NodeId| {
+        world
+            .nodes
+            .get(id)
+            .is_some_and(|node| node.disk.faults.any() || node.store.failing || node.store.durable().failed.is_some())
+    };
+    let replicas = world.plan.replicas.clone();
+    if replicas.iter().any(|id| broken(world, id)) {
+        return;
+    }
+    if let Some(node) = world.rng.pick(&replicas) {
+        break_disk(world, node);
+    }
+}
+
+fn fill(world: &mut World, outage: u64) {
+    let Some(id) = world.rng.pick(&world.plan.replicas.clone()) else { return };
+    set_full(world, id, true);
+    world.later(outage, Box::new(move |world| set_full(world, id, false)));
+}
+
+/// Takes a disk's last room, or makes room and starts the engine again.
+pub fn set_full(world: &mut World, id: NodeId, full: bool) {
+    world.note(&format!("the disk of {id} is full: {full}"));
+    if let Some(node) = world.nodes.get_mut(&id) {
+        node.disk.faults.full = full;
+    }
+    if !full {
+        // Whoever made room starts the engine again.
+        world.restart_failed(id);
+    }
+}
+
+fn verify(world: &mut World) {
+    let nodes: Vec<NodeId> = world.checks.latest().in_sync.keys().copied().collect();
+    if let Some(node) = world.rng.pick(&nodes) {
+        world.command(node, Command::Verify { repair_from: None });
+    }
+}
+
+fn throttle(world: &mut World) {
+    let node = world.rng.pick(&world.plan.replicas.clone()).unwrap_or(NodeId(2));
+    let blocks = world.rng.pick(&[1, 100, 1_000, 0, 0]).unwrap_or(0);
+    world.command(node, Command::SetResyncRate { bytes_per_second: blocks * 4096 });
 }
 
 fn leave(world: &mut World, node: NodeId, outage: u64) {

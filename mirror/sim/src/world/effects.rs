@@ -158,7 +158,7 @@ impl World {
     fn held_until(&mut self, id: NodeId, operation: u64) -> Option<u64> {
         let now = self.now;
         let node = self.nodes.get(&id)?;
-        if node.disk.faults.hang {
+        if node.disk.hangs(operation) {
             return Some(now + 30_000_000);
         }
         let request = node.operations.get(&operation)?;

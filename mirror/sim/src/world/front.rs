@@ -162,6 +162,7 @@ impl World {
             ended_at: 0,
             found: Vec::new(),
             overslept: false,
+            abandoned: false,
         });
         self.check_asked(index);
         self.hand_over(id, index);
@@ -225,6 +226,19 @@ impl World {
         }
         if result.is_ok() {
             self.check_completed(id, open.index);
+        }
+    }
+
+    /// A request that is open for longer than this run allows has stalled, whether it ends or not.
+    pub(super) fn check_stalled(&mut self) {
+        let Some(longest) = self.plan.expect.stall_max else { return };
+        let open = self.fronts.values().flat_map(|front| front.open.values());
+        let late = open
+            .filter_map(|open| self.record.requests.get(open.index))
+            .find(|asked| self.now - asked.invoked_at > longest);
+        if let Some(asked) = late {
+            let what = format!("node {}: {:?} {:?} does not end", asked.node, asked.op, asked.range);
+            self.fail(Failure::liveness("stall", self.now, what));
         }
     }
 

@@ -73,7 +73,7 @@ impl World {
                     self.later(after + down, Box::new(move |world| world.start(id)));
                 }
             }
-            Command::Resize { blocks } if is_done => self.plan.size_blocks = blocks,
+            Command::Resize { blocks } if is_done => self.plan.size_blocks = self.plan.size_blocks.max(blocks),
             _ => {}
         }
     }
@@ -100,6 +100,7 @@ impl World {
     pub(super) fn on_operator(&mut self) {
         let after = self.rng.within(40 * MS, 160 * MS);
         self.schedule(after, Happening::Operator);
+        self.check_stalled();
         if !self.operator_on {
             return;
         }

@@ -1,6 +1,7 @@
 //! Processes and hosts: start, kill, pause, power.
 
 use lockstep_core::broken::Broken;
+use lockstep_core::status::DiskState;
 use lockstep_core::timing::MS;
 use lockstep_core::{AttachMode, BootId, Incarnation, Input, NodeId, Setup};
 
@@ -192,7 +193,7 @@ impl World {
         self.boots += 1;
         let (boots, now) = (self.boots, self.now);
         let local = self.rng.skewed(1, 5_000 * MS);
-        let rate = self.any_rate();
+        let rate = crate::clock::any_rate(&self.plan, &mut self.rng);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if !node.host_up {
             node.host_up = true;
@@ -200,12 +201,6 @@ impl World {
             node.clock = Clock::new(now, local, rate);
         }
         self.start(id);
-    }
-
-    /// A rate that two clocks of this run may have.
-    pub(super) fn any_rate(&mut self) -> u64 {
-        let drift = self.plan.clock_drift;
-        crate::clock::RATE_TRUE - drift + self.rng.below(2 * drift + 1)
     }
 
     /// Makes everything work again.
@@ -216,10 +211,22 @@ impl World {
         for id in self.plan.nodes.clone() {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.disk.faults = crate::disk::Faults::default();
+                node.store.failing = false;
                 node.held_down = false;
             }
             self.resume(id);
+            self.restart_failed(id);
             self.power_up(id);
+        }
+    }
+
+    /// A disk that failed only in its process's eyes (it was full, or was the last) is tried again by the next process.
+    pub fn restart_failed(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let failed = node.machine.as_ref().is_some_and(|m| matches!(m.status().disk, DiskState::Failed(_)));
+        if failed && node.store.durable().failed.is_none() {
+            self.kill(id, false);
+            self.start(id);
         }
     }
 

@@ -48,7 +48,7 @@ impl World {
         for id in &plan.nodes {
             let has_data = plan.replicas.contains(id);
             let meta = Meta::created(*id, has_data, config.clone(), Incarnation(1), BootId(1_000 + u64::from(id.0)));
-            let rate = crate::clock::RATE_TRUE - plan.clock_drift + rng.below(2 * plan.clock_drift + 1);
+            let rate = crate::clock::any_rate(&plan, &mut rng);
             let clock = Clock::new(0, rng.skewed(1, 100_000 * MS), rate);
             let mut node = Node::new(*id, clock, Store::new(meta));
             node.incarnation = Incarnation(0);
