@@ -58,8 +58,10 @@ pub(super) enum Topic {
     #[command(subcommand)]
     Playground(Playground),
     /// Show the node: its engine, pool and peers
+    #[command(after_help = "Example:\n  lockstep --node a node")]
     Node,
     /// Show the node's pool
+    #[command(after_help = "Examples:\n  lockstep --node a pool\n  lockstep --node a pool --output json")]
     Pool,
 }
 
@@ -78,12 +80,20 @@ pub(super) enum Volume {
   lockstep --node b volume attach v1 --take-over --timeout 1m")]
     Attach(Attach),
     /// Detach a volume from this node
+    #[command(after_help = "Example:\n  lockstep --node a volume detach v1")]
     Detach(Named),
     /// Show a volume as this node sees it
+    #[command(
+        after_help = "Examples:\n  lockstep --node a volume status v1\n  lockstep --node a volume status v1 --output json"
+    )]
     Status(Named),
     /// Show a volume's resync until all its replicas are in sync
+    #[command(
+        after_help = "Examples:\n  lockstep --node a volume watch v1\n  lockstep --node a volume watch v1 --timeout 10m"
+    )]
     Watch(Watch),
     /// Show all volumes
+    #[command(after_help = "Example:\n  lockstep --node a volume list")]
     List,
     /// Grow a volume
     #[command(after_help = "Example:\n  lockstep --node a volume resize v1 --size 2GiB")]
@@ -94,14 +104,23 @@ pub(super) enum Volume {
   lockstep --node a volume verify v1 --repair-from a")]
     Verify(Verify),
     /// Delete a volume, which must not be attached anywhere
+    #[command(
+        after_help = "Examples:\n  lockstep --node a volume delete v1\n  lockstep --node a volume delete v1 --allow-absent"
+    )]
     Delete(Delete),
     /// Go on with this node's replica alone, whatever the others hold: a new generation
     #[command(
-        after_help = "This is the only command that may lose acknowledged data. Look at the status of every node first."
+        after_help = "This is the only command that may lose acknowledged data. Look at the status of every node first.
+
+Example:
+  lockstep --node b volume force v1 --i-accept-data-loss"
     )]
     Force(Force),
     /// Give up this node's generation of a volume that was forced elsewhere, and take everything from the others
-    #[command(after_help = "What only this node's replica holds is lost. Look at the status of every node first.")]
+    #[command(after_help = "What only this node's replica holds is lost. Look at the status of every node first.
+
+Example:
+  lockstep --node a volume rejoin v1 --i-accept-data-loss")]
     Rejoin(Force),
     /// Limit how fast this node's replica resyncs
     #[command(
@@ -263,18 +282,25 @@ pub(super) enum Playground {
         nodes: usize,
     },
     /// Kill a node's worker (SIGKILL); nothing starts it again until `restart`
+    #[command(after_help = "Examples:\n  lockstep playground kill a\n  lockstep playground kill a --whole-node")]
     Kill(Disturb),
     /// End a node in order
+    #[command(after_help = "Examples:\n  lockstep playground stop a\n  lockstep playground stop a --whole-node")]
     Stop(Disturb),
     /// Start what does not run on a node
+    #[command(after_help = "Examples:\n  lockstep playground restart a\n  lockstep playground restart a --whole-node")]
     Restart(Disturb),
     /// Freeze a node's worker (SIGSTOP)
+    #[command(after_help = "Example:\n  lockstep playground pause a")]
     Pause(Disturb),
     /// Let a frozen node go on
+    #[command(after_help = "Example:\n  lockstep playground resume a")]
     Resume(Disturb),
     /// Show the processes of all nodes
+    #[command(after_help = "Example:\n  lockstep playground status")]
     Status,
     /// End everything and remove the directory
+    #[command(after_help = "Example:\n  lockstep playground destroy --dir /tmp/try")]
     Destroy,
 }
 
@@ -299,6 +325,17 @@ mod tests {
     }
 
     #[test]
+    fn every_command_has_an_example() {
+        fn look(command: &clap::Command, path: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let leaf = command.get_subcommands().next().is_none();
+            assert!(!leaf || help.contains("Example"), "{path} {}", command.get_name());
+            command.get_subcommands().for_each(|sub| look(sub, command.get_name()));
+        }
+        look(&Arguments::command(), "");
+    }
+
+    #[test]
     fn documented_lines_are_accepted() {
         for line in [
             "playground start --dir d --nodes 3",
@@ -319,6 +356,9 @@ mod tests {
             "--node a volume delete v",
             "--node a volume list",
             "--node b volume force v --i-accept-data-loss",
+            "--node b volume rejoin v --i-accept-data-loss",
+            "--node b volume limit-resync v --rate 50MiB",
+            "--node b volume watch v --timeout 1m",
         ] {
             let words = std::iter::once("lockstep").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

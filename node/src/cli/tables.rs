@@ -1,6 +1,9 @@
 //! Results as people read them.
 
+use std::time::Duration;
+
 use comfy_table::{Table, presets};
+use nix::time::{ClockId, clock_gettime};
 
 use crate::input::show_bytes;
 use crate::playground::NodeState;
@@ -72,8 +75,10 @@ pub(super) fn volume(volume: &view::Volume) -> String {
     if let Some(gap) = volume.last_gap_ms {
         rows.push(("Last gap", format!("{gap} ms")));
     }
+    let now_ms = boot_clock_ms();
     for event in volume.events.iter().rev().take(5).rev() {
-        rows.push(("Event", format!("{:.1} s: {}", f64_seconds(event.at_ms), event.text)));
+        let age = Duration::from_millis(now_ms.saturating_sub(event.at_ms) / 100 * 100);
+        rows.push(("Event", format!("{} ago: {}", humantime::format_duration(age), event.text)));
     }
     let mut out = String::new();
     for (name, value) in rows {
@@ -82,9 +87,10 @@ pub(super) fn volume(volume: &view::Volume) -> String {
     out
 }
 
-#[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
-fn f64_seconds(ms: u64) -> f64 {
-    ms as f64 / 1000.0
+/// The clock of the events. An agent is asked on its own machine, so that it is the same here.
+fn boot_clock_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map_or(0, |now| now.tv_sec().unsigned_abs() * 1000 + now.tv_nsec().unsigned_abs() / 1_000_000)
 }
 
 fn replicas(volume: &view::Volume) -> String {
