@@ -181,8 +181,10 @@ impl Failure {
         {
             return Self::of_detail(detail);
         }
-        let message = match std::error::Error::source(status) {
-            Some(source) => format!("{}: {}", status.message(), chain(source)),
+        let message = match std::error::Error::source(status).map(chain) {
+            // The transport's message is the last link of its chain.
+            Some(chain) if chain.ends_with(status.message()) => chain,
+            Some(chain) => format!("{}: {chain}", status.message()),
             None => status.message().to_owned(),
         };
         let kind = match status.code() {

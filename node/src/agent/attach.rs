@@ -90,6 +90,12 @@ impl Agent {
         }
         let call = self.engine().get_identity(proto::GetIdentityRequest {}).await;
         if call.is_ok_and(|identity| identity.get_ref().pool.is_empty()) {
+            let refused = self.pool_refused.lock().expect("no holder panics").clone();
+            if !refused.is_empty() {
+                return Failure::state_forbids(format!(
+                    "the pool of node {node} is not open: {refused}; attach at another node"
+                ));
+            }
             return Failure::not_reachable(format!("the engine of node {node} has not opened its pool yet"));
         }
         let message = format!("the replica of volume {:?} is not in the pool of node {node} any more", spec.name);

@@ -26,6 +26,7 @@ impl Agent {
         if let Some(pool) = pool.as_mut().filter(|pool| pool.ready && identity.pool.is_empty()) {
             // The engine has not taken it yet: nothing can be made there.
             pool.ready = false;
+            pool.reason.clone_from(&self.pool_refused.lock().expect("no holder panics"));
         }
         proto::NodeDescription {
             node: self.me.name.clone(),

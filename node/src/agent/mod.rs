@@ -51,6 +51,8 @@ struct Agent {
     peers: Peers,
     /// The pool, or why it is not open; an empty reason: nobody has looked yet.
     pool: Mutex<Result<Option<OpenPool>, String>>,
+    /// Why the engine does not take the pool, if it says so.
+    pool_refused: Mutex<String>,
     /// Held while a creation or deletion runs: what is not finished and not running is taken up again.
     changing: tokio::sync::Mutex<()>,
     /// Held while this node's part of a volume is made or deleted, so that nobody takes what is half made for forgotten.
@@ -67,6 +69,7 @@ impl Agent {
             challenges: Challenges::default(),
             registry,
             pool: Mutex::new(Err(String::new())),
+            pool_refused: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
             part: tokio::sync::Mutex::new(()),
             cluster,

@@ -11,7 +11,7 @@ use proto::peer_request::Request;
 use super::registry::Unfinished;
 use super::{Agent, pool_marker};
 use crate::cluster::{Dedicated, Node};
-use crate::failure::chain;
+use crate::failure::{Kind, chain};
 use crate::{pool, rpc};
 
 /// How often it looks whether there is something to do. A look costs one call to the engine on the same machine.
@@ -48,9 +48,22 @@ impl Agent {
             _ => return,
         }
         let request = proto::OpenPoolRequest { path: open.path.display().to_string() };
-        match rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, engine.open_pool(request)).await {
-            Ok(_) => tracing::info!("engine has the pool"),
-            Err(failure) => tracing::debug!(%failure, "engine does not take the pool yet"),
+        let answer = rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, engine.open_pool(request)).await;
+        let refused = match answer {
+            Ok(_) => {
+                tracing::info!("engine has the pool");
+                String::new()
+            }
+            // It starts or stops.
+            Err(failure) if failure.kind == Kind::NotReachable => return,
+            Err(failure) => format!("the engine does not take it: {}", failure.message),
+        };
+        let mut known = self.pool_refused.lock().expect("no holder panics");
+        if *known != refused {
+            if !refused.is_empty() {
+                tracing::error!(reason = refused, "pool not open");
+            }
+            *known = refused;
         }
     }
 

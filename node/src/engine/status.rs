@@ -79,7 +79,8 @@ pub(super) fn to_proto(status: &VolumeStatus, cluster: &Cluster, rate: Option<Ra
 fn state(core: &Status) -> proto::VolumeState {
     let config = &core.config;
     let is_own = |(node, incarnation): (NodeId, Incarnation)| node == core.node && incarnation == core.incarnation;
-    if core.diverged.is_some() {
+    // The one that is in sync in its own generation goes on; its reason tells of the other.
+    if core.diverged.is_some() && !config.is_in_sync(core.node, core.incarnation) {
         return proto::VolumeState::Failed;
     }
     if core.left.iter().any(|left| is_own(*left)) {
