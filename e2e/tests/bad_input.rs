@@ -5,7 +5,7 @@ use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::command::{program, run_ok};
 use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, Target};
 use lockstep_e2e::loops::LoopDevice;
-use lockstep_e2e::playground::{Fault, Playground, Refusal, refusal};
+use lockstep_e2e::playground::{Cli, Fault, Playground, Refusal, refusal};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::wait;
 use std::fs::{self, File};
@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+const ANYTHING_ELSE: i32 = 1;
 const WRONG_INPUT: i32 = 2;
 const STATE_FORBIDS: i32 = 3;
 const NOT_REACHABLE: i32 = 4;
@@ -66,6 +67,10 @@ fn wrong_sizes_and_names_are_named_and_nothing_is_created() -> Result<()> {
     for words in [&["volume", "status", "none"][..], &["volume", "attach", "none"], &["volume", "delete", "none"]] {
         ground.refused(WRONG_INPUT, words)?;
     }
+    // What the machine refuses is nobody's wrong input.
+    let error = Cli::find()?.json(&["--dir", "/proc/none", "playground", "start", "--nodes", "3"]);
+    let error = error.err().context("a playground was made in /proc")?;
+    ensure!(refusal(&error).is_some_and(|found| found.exit_code == Some(ANYTHING_ELSE)), "{error:#}");
     let error = ground.playground.at("nobody", &["volume", "list"]).err().context("an unknown node answered")?;
     ensure!(refusal(&error).is_some_and(|found| found.exit_code == Some(WRONG_INPUT)), "{error:#}");
     ground.playground.destroy()

@@ -166,24 +166,27 @@ fn peer_leaves_when_a_read_for_verify_fails() -> Result<()> {
 
 #[test]
 fn replica_whose_disk_failed_stays_failed_when_its_engine_restarts() -> Result<()> {
-    let mut troubled = Troubled::start(&[PEER], FileSystem::Xfs)?;
-    troubled.disk(PEER)?.switch().set(Operation::Sync, Trouble::Fail);
-    troubled.expect_left(PEER, WRITER)?;
-    troubled.disk(PEER)?.switch().heal();
+    // Reads, since file systems give up for good themselves when they cannot write.
+    let mut troubled = Troubled::start(&[WRITER], FileSystem::Xfs)?;
+    troubled.disk(WRITER)?.switch().set(Operation::Read, Trouble::Fail);
+    troubled.expect_left(WRITER, PEER)?;
+    troubled.disk(WRITER)?.switch().heal();
+    troubled.cluster.release()?;
+    troubled.cluster.attach(PEER, false)?;
     // The disk works again, and nobody can tell what it still holds.
     let playground = troubled.cluster.playground();
-    playground.disturb(PEER, Fault::Kill, false)?;
-    playground.restart(PEER, false)?;
-    wait::until_ok("the peer runs again, and its replica is Failed", LEAVE_BOUND, || {
-        let status = troubled.status(PEER)?;
-        let heard = status.peers.iter().any(|peer| peer.node == WRITER && peer.reachable);
+    playground.disturb(WRITER, Fault::Kill, false)?;
+    playground.restart(WRITER, false)?;
+    wait::until_ok("the node runs again, and its replica is Failed", LEAVE_BOUND, || {
+        let status = troubled.status(WRITER)?;
+        let heard = status.peers.iter().any(|peer| peer.node == PEER && peer.reachable);
         let failed = status.this_node.disk == "Failed" && status.this_node.reason.is_some();
         Ok((heard && failed).then_some(()))
     })?;
     troubled.cluster.writer()?.session.wait_progress(OPERATIONS, OPERATION_BOUND)?;
-    let status = troubled.status(WRITER)?;
+    let status = troubled.status(PEER)?;
     ensure!(
-        status.in_sync == [WRITER] && status.joining.is_empty(),
+        status.in_sync == [PEER] && status.joining.is_empty(),
         "{:?}, joining {:?}",
         status.in_sync,
         status.joining

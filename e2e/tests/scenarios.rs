@@ -5,7 +5,7 @@ use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::load::LoadProfile;
 use lockstep_e2e::playground::{Fault, refusal};
 use lockstep_e2e::random::Random;
-use lockstep_e2e::soak::{Cluster, ClusterStart, FINISH_BOUND, OPERATION_BOUND, VOLUME};
+use lockstep_e2e::soak::{Cluster, ClusterStart, FINISH_BOUND, OPERATION_BOUND, VOLUME, Writer};
 use lockstep_e2e::wait;
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -126,6 +126,13 @@ fn chain_of_losses_that_overlap_ends_with_the_newest_data_everywhere() -> Result
     running.finish()
 }
 
+/// Attaches where it was attached before; what others still try to take over may come first, and is given back.
+fn attach_again(running: &mut Running, node: &str) -> Result<Writer> {
+    let old =
+        wait::until_ok(&format!("{node} serves again"), ALONE_BOUND, || running.cluster.attach(node, false).map(Some))?;
+    old.context("it was attached before")
+}
+
 #[test]
 fn replica_that_is_not_in_sync_cannot_be_promoted() -> Result<()> {
     let mut running = start(2)?;
@@ -139,14 +146,15 @@ fn replica_that_is_not_in_sync_cannot_be_promoted() -> Result<()> {
     running.cluster.playground().disturb("a", Fault::Kill, true)?;
     let playground = running.cluster.playground();
     playground.restart("b", false)?;
-    for options in [&["--take-over", "--timeout", "5s"][..], &[]] {
+    // A take-over that was given up is still tried for a while, so it comes last.
+    for options in [&["--timeout", "15s"][..], &["--take-over", "--timeout", "5s"]] {
         let refused = playground.attach("b", VOLUME, options).err().context("an outdated replica was promoted")?;
         let refused = refusal(&refused).with_context(|| format!("{refused:#}"))?;
         ensure!(refused.exit_code == Some(4), "{refused}");
     }
     ensure!(playground.status("b", VOLUME)?.in_sync != ["b"], "b made itself in sync");
     playground.restart("a", true)?;
-    let old = running.cluster.attach("a", false)?.context("a had it attached")?;
+    let old = attach_again(&mut running, "a")?;
     old.session.finish(FINISH_BOUND)?;
     running.load()?;
     running.cluster.wait_whole()?;
@@ -178,7 +186,7 @@ fn tie_breaker_with_an_empty_directory_has_no_vote() -> Result<()> {
         ensure!(refused.exit_code == Some(4), "{refused}");
     }
     playground.restart("a", true)?;
-    let old = running.cluster.attach("a", false)?.context("a had it attached")?;
+    let old = attach_again(&mut running, "a")?;
     old.session.finish(FINISH_BOUND)?;
     running.load()?;
     running.cluster.wait_whole()?;
@@ -213,6 +221,47 @@ fn empty(node_dir: &std::path::Path) -> Result<()> {
 }
 
 #[test]
+fn forced_generation_goes_on_and_the_old_one_gives_up_only_when_told() -> Result<()> {
+    let mut running = start(2)?;
+    running.cluster.attach("a", false)?;
+    running.load()?;
+    running.cluster.judge()?;
+    for node in ["c", "a"] {
+        running.cluster.playground().disturb(node, Fault::Kill, true)?;
+    }
+    let playground = running.cluster.playground();
+    let refused = playground.attach("b", VOLUME, &["--take-over", "--timeout", "3s"]);
+    let refused = refused.err().context("one of three voters decided alone")?;
+    ensure!(refusal(&refused).is_some_and(|found| found.exit_code == Some(4)), "{refused:#}");
+    playground.at("b", &["volume", "force", VOLUME, "--i-accept-data-loss"])?;
+    let old = attach_again(&mut running, "b")?;
+    running.load()?;
+    let playground = running.cluster.playground();
+    for node in ["a", "c"] {
+        playground.restart(node, true)?;
+    }
+    for node in ["a", "b", "c"] {
+        wait::until_ok(&format!("{node} has met the other generation"), LEAVE_BOUND, || {
+            let reason = playground.status(node, VOLUME)?.this_node.reason.unwrap_or_default();
+            Ok(reason.contains("another generation").then_some(()))
+        })?;
+    }
+    running.load()?;
+    running.wait_in_sync("b", &["b"])?;
+    let playground = running.cluster.playground();
+    let unsaid = playground.at("a", &["volume", "rejoin", VOLUME]).err().context("gave up without a word")?;
+    ensure!(refusal(&unsaid).is_some_and(|found| found.exit_code == Some(2)), "{unsaid:#}");
+    for node in ["a", "c"] {
+        playground.at(node, &["volume", "rejoin", VOLUME, "--i-accept-data-loss"])?;
+    }
+    running.cluster.wait_whole()?;
+    old.session.finish(FINISH_BOUND)?;
+    running.load()?;
+    running.cluster.judge()?;
+    running.finish()
+}
+
+#[test]
 fn all_down_at_once_serves_one_answer_whatever_the_order_of_return() -> Result<()> {
     let mut running = start(2)?;
     for order in [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["b", "a", "c"]] {
@@ -227,10 +276,8 @@ fn all_down_at_once_serves_one_answer_whatever_the_order_of_return() -> Result<(
         for node in order {
             running.cluster.playground().restart(node, true)?;
         }
-        let old = wait::until_ok(&format!("{node} serves again, {order:?}"), ALONE_BOUND, || {
-            running.cluster.attach(node, false).map(Some)
-        })?;
-        old.context("it was attached before")?.session.finish(FINISH_BOUND)?;
+        let old = attach_again(&mut running, node).with_context(|| format!("{order:?}"))?;
+        old.session.finish(FINISH_BOUND)?;
         running.load()?;
         running.cluster.wait_whole()?;
         running.cluster.judge().with_context(|| format!("after a return in the order {order:?}"))?;
@@ -254,10 +301,7 @@ fn one_member_starts_alone_after_all_were_down() -> Result<()> {
         for node in ["c", alone] {
             running.cluster.playground().restart(node, true)?;
         }
-        let old = wait::until_ok(&format!("{alone} serves alone"), ALONE_BOUND, || {
-            running.cluster.attach(alone, false).map(Some)
-        })?;
-        old.context("it was attached before")?.session.finish(FINISH_BOUND)?;
+        attach_again(&mut running, alone)?.session.finish(FINISH_BOUND)?;
         running.load()?;
         let other = if alone == "a" { "b" } else { "a" };
         running.cluster.playground().restart(other, true)?;
