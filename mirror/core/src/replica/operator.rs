@@ -84,6 +84,12 @@ impl Replica {
         if self.operator.is_busy() || self.leaving.is_asking() {
             return self.answer(command, state("another attach, detach or resize is under way on this node"));
         }
+        let present = self.view.config.attached.get(&self.node).filter(|_| self.is_attached_here());
+        match present.map(|attachment| attachment.mode).filter(|present| *present != mode) {
+            Some(AttachMode::ReadWrite) => return self.answer(command, state("attached for writing: detach it first")),
+            Some(AttachMode::ReadOnly) => return self.answer(command, state("attached for reading: detach it first")),
+            None => {}
+        }
         let patience = if take_over { TAKE_OVER_PATIENCE } else { PATIENCE };
         let attachment = Attachment { incarnation: self.incarnation, mode, recoverable, since: Epoch(0) };
         self.operator.attach = Some((Pending { command, until: self.now.after(patience) }, attachment, take_over));
