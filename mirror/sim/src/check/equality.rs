@@ -118,11 +118,12 @@ impl World {
         self.check_same(&in_sync, "I13", "what a dead writer left is settled");
     }
 
-    /// True if every in-sync member runs, has installed the newest configuration, and has nothing to settle.
+    /// True if nobody can write, and every in-sync member runs, has installed the newest configuration, and has nothing to settle.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let latest = self.checks.latest();
         latest.joining.is_empty()
+            && latest.writer().is_none()
             && latest.in_sync.keys().all(|node| {
                 let machine = self.nodes.get(node).and_then(|node| node.machine.as_ref());
                 machine.is_some_and(|machine| machine.config() == latest && !machine.status().reconciling)
