@@ -114,8 +114,7 @@ fn stays_dead(world: &mut World, writer: NodeId) {
     let out = move |world: &World| !world.checks.latest().members().contains_key(&writer);
     let _ = reach(world, 8 * SECOND, "the dead writer is out", out);
     world.run_for(200 * MS);
-    // A command to attach that was given before may have found its turn: then what is open is a new writer's.
-    if world.run_until(2 * SECOND, World::is_settled) && world.writer().is_none() {
+    if world.run_until(2 * SECOND, World::is_settled) {
         world.check_agreed();
     }
     bring_up(world, writer);
