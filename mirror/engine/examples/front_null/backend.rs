@@ -133,7 +133,11 @@ impl Loop {
                 push(&mut self.ring, read.user_data(BASE_WAKE).into());
                 watching = true;
             }
-            self.ring.submit_and_wait(1)?;
+            // A signal, as of a child that ended, interrupts the wait and nothing else.
+            let waited = self.ring.submit_and_wait(1);
+            if !matches!(&waited, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                waited?;
+            }
             self.counters.enters.fetch_add(1, Ordering::Relaxed);
             completions.extend(self.ring.completion().map(|cqe| (cqe.user_data(), Completion::from(&cqe))));
             for (user_data, cqe) in completions.drain(..) {
