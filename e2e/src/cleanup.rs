@@ -5,7 +5,12 @@
 
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// On a signal the program's other threads still run, and may make a file in a directory that is being removed.
+const REMOVALS_MAX: u32 = 16;
 
 type Action = Box<dyn FnMut() + Send>;
 
@@ -85,9 +90,49 @@ impl Drop for Undo {
     }
 }
 
+/// A directory of one's own, which goes with all that is in it: when dropped, or on a signal.
+pub struct Scratch {
+    path: PathBuf,
+    _remove: Undo,
+}
+
+impl Scratch {
+    /// Makes one in `parent`; its name begins with `prefix`.
+    pub fn make(parent: &Path, prefix: &str, cleanup: &Cleanup) -> Result<Self> {
+        let path = tempfile::Builder::new()
+            .prefix(prefix)
+            .tempdir_in(parent)
+            .with_context(|| format!("make a directory in {}", parent.display()))?
+            .keep();
+        let remove = {
+            let path = path.clone();
+            cleanup.defer(move || remove_all(&path))
+        };
+        Ok(Scratch { path, _remove: remove })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn remove_all(path: &Path) {
+    let mut tries = 0;
+    while let Err(error) = std::fs::remove_dir_all(path) {
+        tries += 1;
+        if error.kind() == ErrorKind::NotFound {
+            return;
+        }
+        if tries == REMOVALS_MAX {
+            return eprintln!("{} is left behind: {error}", path.display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Cleanup;
+    use super::{Cleanup, Scratch};
     use std::sync::{Arc, Mutex};
 
     #[test]
@@ -103,6 +148,19 @@ mod tests {
         cleanup.undo_all();
         drop((first, third));
         assert_eq!(*log.lock().unwrap(), ["second", "third", "first"]);
+    }
+
+    #[test]
+    fn a_directory_goes_with_what_is_in_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let cleanup = Cleanup::new();
+        let scratch = Scratch::make(parent.path(), "test-", &cleanup).unwrap();
+        std::fs::create_dir_all(scratch.path().join("a/b")).unwrap();
+        std::fs::write(scratch.path().join("a/file"), "bytes").unwrap();
+        cleanup.undo_all();
+        assert!(!scratch.path().exists());
+        let path = Scratch::make(parent.path(), "test-", &cleanup).unwrap().path().to_owned();
+        assert!(!path.exists());
     }
 
     #[test]

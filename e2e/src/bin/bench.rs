@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use lockstep_e2e::bench::case::Case;
 use lockstep_e2e::bench::levels::{Line, of_comparison};
 use lockstep_e2e::bench::report::Report;
 use lockstep_e2e::bench::throughput::{self, Extent};
 use lockstep_e2e::bench::{faults, machine, promises, resync};
-use lockstep_e2e::cleanup::Cleanup;
+use lockstep_e2e::cleanup::{Cleanup, Scratch};
 
 /// Measures Lockstep against the raw disk, the floor of two files, and qemu-storage-daemon.
 #[derive(Parser)]
@@ -81,10 +81,7 @@ fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let cleanup = Cleanup::new();
     cleanup.on_signals()?;
-    let directory = tempfile::Builder::new()
-        .prefix("lockstep-bench.")
-        .tempdir_in(&options.dir)
-        .with_context(|| format!("make a directory in {}", options.dir.display()))?;
+    let directory = Scratch::make(&options.dir, "lockstep-bench.", &cleanup)?;
     let start = Instant::now();
     let mut report = Report { machine: machine::description(), ..Report::default() };
     for section in Section::ALL {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lockstep_e2e::bank;
-use lockstep_e2e::cleanup::Cleanup;
+use lockstep_e2e::cleanup::{Cleanup, Scratch};
 use lockstep_e2e::demo::{Screen, StoryStart, tell};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,12 +49,9 @@ fn demo() -> Result<()> {
         return bank::serve(&database, seed).or(Ok(()));
     }
     let parent = arguments.dir.unwrap_or_else(std::env::temp_dir);
-    let home = tempfile::Builder::new()
-        .prefix("lockstep-demo-")
-        .tempdir_in(&parent)
-        .with_context(|| format!("make a directory in {}", parent.display()))?;
     let cleanup = Cleanup::new();
     cleanup.on_signals()?;
+    let home = Scratch::make(&parent, "lockstep-demo-", &cleanup)?;
     let screen = Arc::new(Screen::new());
     let own = std::env::current_exe().context("find the running executable")?;
     let start = StoryStart {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
-use lockstep_e2e::cleanup::Cleanup;
+use lockstep_e2e::cleanup::{Cleanup, Scratch};
 use lockstep_e2e::soak::{FrontEnd, SoakOptions, run};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,10 +60,7 @@ fn soak() -> Result<()> {
     let counts: Vec<usize> = arguments.replicas.map_or_else(|| vec![2, 3], |count| vec![usize::from(count)]);
     for replicas in &counts {
         println!("seed {seed}, {replicas} replicas (repeat with --seed {seed} --replicas {replicas})");
-        let home = tempfile::Builder::new()
-            .prefix("lockstep-soak-")
-            .tempdir_in(&parent)
-            .with_context(|| format!("make a directory in {}", parent.display()))?;
+        let home = Scratch::make(&parent, "lockstep-soak-", &cleanup)?;
         let options = SoakOptions {
             dir: &home.path().join("playground"),
             rounds: arguments.rounds,
