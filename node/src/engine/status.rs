@@ -79,8 +79,9 @@ pub(super) fn to_proto(status: &VolumeStatus, cluster: &Cluster, rate: Option<Ra
 fn state(core: &Status) -> proto::VolumeState {
     let config = &core.config;
     let is_own = |(node, incarnation): (NodeId, Incarnation)| node == core.node && incarnation == core.incarnation;
-    // The one that is in sync in its own generation goes on; its reason tells of the other.
-    if core.diverged.is_some() && !config.is_in_sync(core.node, core.incarnation) {
+    // The one that is in sync in its own generation goes on, and who has no replica has none to give up: their reasons tell.
+    let holds_old = config.replicas.contains(&core.node) && !config.is_in_sync(core.node, core.incarnation);
+    if core.diverged.is_some() && holds_old {
         return proto::VolumeState::Failed;
     }
     if core.left.iter().any(|left| is_own(*left)) {
