@@ -10,7 +10,7 @@ use crate::config::{Ack, Config};
 use crate::effect::{Effect, Event};
 use crate::ids::{BufId, FlushId, GrantNumber, NodeId, RequestId, Time, WriteId};
 use crate::input::{IoError, Op, Request};
-use crate::message::{Message, Refusal, WriteKind};
+use crate::message::{Message, Refusal, Uncommitted, WriteKind};
 use crate::range::BlockRange;
 
 /// A write that not everybody has acknowledged.
@@ -464,6 +464,7 @@ impl Replica {
         self.drop_held(|w| w.origin == Origin::Local);
         for id in self.window.ids() {
             if let Some(write) = self.window.give_up(id) {
+                self.note_given_up(id, &write);
                 self.release(write.buf);
                 if let Some(request) = write.request {
                     self.complete(request, Err(error));
@@ -478,6 +479,18 @@ impl Replica {
                 self.release(Some(request.buf));
             }
             self.complete(request.id, Err(error));
+        }
+    }
+
+    /// A write that nobody looks after any more may be on this node's replica, which stays when only the attachment ends: it is
+    /// reported like a peer's, so that the others get it or this one loses it.
+    fn note_given_up(&mut self, id: WriteId, write: &InFlight) {
+        let local = |op: &DiskOp| matches!(&op.purpose, Purpose::Write(w) if w.origin == Origin::Local && w.id == id);
+        let here = write.acked & self.view.bit(self.node) != 0 || self.disk.ops.iter().any(local);
+        if here && self.view.is_written(self.node, self.incarnation) {
+            let InFlight { range, grant, .. } = *write;
+            let (writer, incarnation) = (self.node, self.incarnation);
+            self.applied.push(Uncommitted { range, writer, incarnation, grant, id }, false);
         }
     }
 
