@@ -2,6 +2,7 @@
 
 use crate::cleanup::{Cleanup, Undo};
 use crate::command::{self, program, run_ok};
+use crate::wait;
 use anyhow::{Context, Result};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use std::fs;
@@ -24,7 +25,10 @@ impl LoopDevice {
         let path = PathBuf::from(shown.trim());
         let detach = {
             let path = path.clone();
-            cleanup.defer(move || report("losetup", &["--detach", &path.to_string_lossy()]))
+            cleanup.defer(move || {
+                report("losetup", &["--detach", &path.to_string_lossy()]);
+                await_release(&path);
+            })
         };
         Ok(LoopDevice { path, _detach: detach })
     }
@@ -32,6 +36,16 @@ impl LoopDevice {
     /// Its device node.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// A device that is still open somewhere goes only with its last user, and keeps its file busy until then.
+fn await_release(device: &Path) {
+    let Some(name) = device.file_name() else { return };
+    let backing = Path::new("/sys/block").join(name).join("loop/backing_file");
+    let released = wait::until_true("it has let go of its file", command::PROGRAM_BOUND, || Ok(!backing.exists()));
+    if let Err(error) = released {
+        eprintln!("{}: {error:#}", device.display());
     }
 }
 
