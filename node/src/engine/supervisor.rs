@@ -9,6 +9,7 @@
 //! A supervisor that dies leaves its worker running. The next one finds the worker's lock held and watches over that worker
 //! by waiting for its lock.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -88,7 +89,13 @@ impl Supervisor {
                         return ended;
                     }
                 }
-                Signal::SIGUSR1 if !self.ending => self.start_or_adopt()?,
+                Signal::SIGUSR1 if !self.ending => {
+                    // It may come before the news that the worker has ended: asked for now, it would be lost.
+                    if let Some(ended) = self.on_worker_end()? {
+                        return ended;
+                    }
+                    self.start_or_adopt()?;
+                }
                 Signal::SIGUSR1 => {}
                 _ => {
                     self.ending = true;
@@ -149,7 +156,9 @@ impl Supervisor {
                 // Signals of one kind are merged, and other children end too: ask.
                 let Some(status) = child.try_wait().context("wait for the worker")? else { return Ok(None) };
                 tracing::info!(%status, "worker ended");
-                (status.success(), WorkerEnd { status: Some(status), ran })
+                // Told to end before it could listen, it has served nothing yet.
+                let unheard = self.ending && status.signal() == Some(Signal::SIGTERM as i32);
+                (status.success() || unheard, WorkerEnd { status: Some(status), ran })
             }
             Worker::Adopted { record } => {
                 if record.observe()?.is_alive() {
