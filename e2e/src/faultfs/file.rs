@@ -2,6 +2,7 @@
 
 use super::switch::{Operation, Switch, Trouble};
 use crate::cleanup::{Cleanup, Undo};
+use crate::command::{program, run_ok};
 use anyhow::{Context, Result};
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, LockOwner,
@@ -36,15 +37,21 @@ impl FaultyFile {
         let server = Server { backing: Arc::new(backing), size, switch: switch.clone() };
         let session: Arc<Mutex<Option<BackgroundSession>>> = Arc::default();
         let unmount = {
-            let (session, switch) = (session.clone(), switch.clone());
+            let (session, switch, path) = (session.clone(), switch.clone(), path.to_path_buf());
             cleanup.defer(move || {
                 // A request that hangs would keep the mount busy.
                 switch.heal();
                 let served = session.lock().unwrap_or_else(PoisonError::into_inner).take();
-                if let Some(served) = served
-                    && let Err(error) = served.umount_and_join()
+                let Some(served) = served else { return };
+                if let Err(error) = served.umount_and_join() {
+                    eprintln!("faulty file is not unmounted at once: {error}");
+                }
+                // Who has it open still keeps the mount: its name goes now, the rest with the last user.
+                let is_dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
+                if std::fs::metadata(&path).is_err_and(is_dead)
+                    && let Err(error) = run_ok(&mut program("umount", ["--lazy".as_ref(), path.as_os_str()]))
                 {
-                    eprintln!("faulty file is not unmounted: {error}");
+                    eprintln!("{error:#}");
                 }
             })
         };
