@@ -47,8 +47,7 @@ impl FaultyFile {
                     eprintln!("faulty file is not unmounted at once: {error}");
                 }
                 // Who has it open still keeps the mount: its name goes now, the rest with the last user.
-                let is_dead = |error: io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
-                if std::fs::metadata(&path).is_err_and(is_dead)
+                if is_mounted(&path)
                     && let Err(error) = run_ok(&mut program("umount", ["--lazy".as_ref(), path.as_os_str()]))
                 {
                     eprintln!("{error:#}");
@@ -69,6 +68,16 @@ impl FaultyFile {
     /// Its switch.
     pub fn switch(&self) -> &Arc<Switch> {
         &self.switch
+    }
+}
+
+/// True while a file system of its own covers the file; a dead one may answer from the kernel's memory, or not at all.
+fn is_mounted(path: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev());
+    match (device(path), path.parent().map(device)) {
+        (Ok(own), Some(Ok(around))) => own != around,
+        (Err(error), _) => error.raw_os_error() == Some(libc::ENOTCONN),
+        _ => false,
     }
 }
 
