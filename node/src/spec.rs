@@ -28,6 +28,17 @@ pub enum OnQuorumLoss {
     Error,
 }
 
+/// How many nodes may have the volume attached for writing at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// One.
+    #[default]
+    SingleWriter,
+    /// Any number.
+    MultiWriter,
+}
+
 /// A new volume's first configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -43,6 +54,9 @@ pub struct Spec {
     pub ack: Ack,
     /// Behaviour without a quorum.
     pub on_quorum_loss: OnQuorumLoss,
+    /// One writer or several.
+    #[serde(default)]
+    pub access: Access,
     /// Nodes with a replica, each with the incarnation that is in sync at the start.
     pub replicas: BTreeMap<u32, u64>,
     /// The voter without data.
@@ -60,7 +74,7 @@ impl Spec {
     pub fn is_repeated_by(&self, other: &Self) -> bool {
         let key = |spec: &Self| {
             let replicas: Vec<u32> = spec.replicas.keys().copied().collect();
-            (spec.size_bytes, spec.ack, spec.on_quorum_loss, replicas, spec.tie_breaker)
+            (spec.size_bytes, spec.ack, spec.on_quorum_loss, spec.access, replicas, spec.tie_breaker)
         };
         self.name == other.name && key(self) == key(other)
     }
@@ -93,6 +107,7 @@ impl Spec {
             size_bytes: spec.size_bytes,
             ack: parse_ack(spec.ack()),
             on_quorum_loss: parse_on_quorum_loss(spec.on_quorum_loss()),
+            access: parse_access(spec.access()),
             replicas,
             tie_breaker: spec.tie_breaker_id,
         })
@@ -116,6 +131,7 @@ impl Spec {
             size_bytes: self.size_bytes,
             ack: ack.into(),
             on_quorum_loss: on_quorum_loss.into(),
+            access: self.access.to_proto().into(),
             replicas: self
                 .replicas
                 .iter()
@@ -145,6 +161,26 @@ pub const fn parse_ack(ack: proto::Ack) -> Ack {
     }
 }
 
+impl Access {
+    /// As it travels.
+    #[must_use]
+    pub const fn to_proto(self) -> proto::Access {
+        match self {
+            Access::SingleWriter => proto::Access::SingleWriter,
+            Access::MultiWriter => proto::Access::MultiWriter,
+        }
+    }
+}
+
+/// Who may write, of a request.
+#[must_use]
+pub const fn parse_access(access: proto::Access) -> Access {
+    match access {
+        proto::Access::Unspecified | proto::Access::SingleWriter => Access::SingleWriter,
+        proto::Access::MultiWriter => Access::MultiWriter,
+    }
+}
+
 /// The behaviour without a quorum of a request.
 #[must_use]
 pub const fn parse_on_quorum_loss(choice: proto::OnQuorumLoss) -> OnQuorumLoss {
@@ -156,7 +192,7 @@ pub const fn parse_on_quorum_loss(choice: proto::OnQuorumLoss) -> OnQuorumLoss {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ack, OnQuorumLoss, Spec};
+    use super::{Access, Ack, OnQuorumLoss, Spec};
 
     fn spec() -> Spec {
         Spec {
@@ -166,6 +202,7 @@ mod tests {
             size_bytes: 1 << 20,
             ack: Ack::Durable,
             on_quorum_loss: OnQuorumLoss::Error,
+            access: Access::MultiWriter,
             replicas: [(1, 5), (2, 6)].into(),
             tie_breaker: Some(3),
         }

@@ -8,7 +8,9 @@ use serde_json::{Map, Value};
 
 /// Words of the enums, as people and scripts read them.
 pub mod words {
-    use lockstep_proto::node::v1::{Ack, AttachMode, DiskState, FrontEnd, OnQuorumLoss, Role, VolumeState};
+    use lockstep_proto::node::v1::{
+        Access, Ack, AttachMode, DiskState, FrontEnd, OnQuorumLoss, Priority, Role, VolumeState,
+    };
 
     /// Acknowledgement level.
     #[must_use]
@@ -16,6 +18,25 @@ pub mod words {
         match ack {
             Ack::Unspecified | Ack::Disk => "disk",
             Ack::Durable => "durable",
+        }
+    }
+
+    /// Who may write.
+    #[must_use]
+    pub const fn access(access: Access) -> &'static str {
+        match access {
+            Access::Unspecified | Access::SingleWriter => "single-writer",
+            Access::MultiWriter => "multi-writer",
+        }
+    }
+
+    /// Whose requests for grants go first.
+    #[must_use]
+    pub const fn priority(priority: Priority) -> &'static str {
+        match priority {
+            Priority::Low => "low",
+            Priority::Unspecified | Priority::Normal => "normal",
+            Priority::High => "high",
         }
     }
 
@@ -99,6 +120,8 @@ pub struct Volume {
     pub epoch: u64,
     pub ack: &'static str,
     pub on_quorum_loss: &'static str,
+    pub access: &'static str,
+    pub priority: &'static str,
     pub state: &'static str,
     pub this_node: ThisNode,
     pub replicas: Vec<Replica>,
@@ -115,6 +138,50 @@ pub struct Volume {
     pub verify: Option<Verify>,
     pub last_gap_ms: Option<u64>,
     pub events: Vec<Event>,
+    pub grants: Option<Grants>,
+}
+
+/// All grants of a volume have moved to one node.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are those of the protocol, which documents them")]
+pub struct Migration {
+    pub volume: String,
+    pub node: String,
+    pub took_us: u64,
+}
+
+/// Grants of a multi-writer volume.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are those of the protocol, which documents them")]
+pub struct Grants {
+    pub held: Vec<GrantedRange>,
+    pub all: Vec<GrantedRange>,
+    pub waiting: Vec<WaitingWriter>,
+    pub taken: u64,
+    pub given: u64,
+    pub wait_p50_us: u64,
+    pub wait_p99_us: u64,
+    pub wait_max_us: u64,
+}
+
+/// Part of a volume that one node may write.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are those of the protocol, which documents them")]
+pub struct GrantedRange {
+    pub node: String,
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
+}
+
+/// A writer that waits for a range.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are those of the protocol, which documents them")]
+pub struct WaitingWriter {
+    pub node: String,
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
+    pub class: String,
+    pub waited_us: u64,
 }
 
 /// What is particular to the node that was asked.
@@ -254,6 +321,33 @@ pub struct NodeAddress {
     pub port: u32,
 }
 
+impl From<proto::Grants> for Grants {
+    fn from(grants: proto::Grants) -> Self {
+        let range = |range: proto::GrantedRange| GrantedRange {
+            node: range.node,
+            offset_bytes: range.offset_bytes,
+            length_bytes: range.length_bytes,
+        };
+        let waiting = |writer: proto::WaitingWriter| WaitingWriter {
+            node: writer.node,
+            offset_bytes: writer.offset_bytes,
+            length_bytes: writer.length_bytes,
+            class: writer.class,
+            waited_us: writer.waited_us,
+        };
+        Self {
+            held: grants.held.into_iter().map(range).collect(),
+            all: grants.all.into_iter().map(range).collect(),
+            waiting: grants.waiting.into_iter().map(waiting).collect(),
+            taken: grants.taken,
+            given: grants.given,
+            wait_p50_us: grants.wait_p50_us,
+            wait_p99_us: grants.wait_p99_us,
+            wait_max_us: grants.wait_max_us,
+        }
+    }
+}
+
 fn some(text: String) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
 }
@@ -263,6 +357,9 @@ impl From<proto::VolumeStatus> for Volume {
         Self {
             ack: words::ack(status.ack()),
             on_quorum_loss: words::on_quorum_loss(status.on_quorum_loss()),
+            access: words::access(status.access()),
+            priority: words::priority(status.priority()),
+            grants: status.grants.clone().map(Grants::from),
             state: words::state(status.state()),
             volume: status.volume,
             id: status.id,
@@ -453,6 +550,9 @@ mod tests {
             "epoch",
             "ack",
             "on_quorum_loss",
+            "access",
+            "priority",
+            "grants",
             "state",
             "this_node",
             "replicas",

@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::ids::{Epoch, Incarnation, NodeId, RequestTag, VolumeId, VoterId};
+use crate::message::Class;
 
 /// Lineage of the configuration. A new one is minted by an operator's `force` and by nothing else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -33,13 +34,48 @@ pub enum OnQuorumLoss {
     Error,
 }
 
-/// Settings of a volume that its creator chose.
+/// How many nodes may have the volume attached for writing at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Access {
+    /// One: it holds the grant over the whole volume for as long as it is attached.
+    #[default]
+    SingleWriter,
+    /// Any number: each holds grants over extents, given by the granting node on demand.
+    MultiWriter,
+}
+
+/// Settings of a volume that its creator chose.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Settings {
     /// Acknowledgement level.
     pub ack: Ack,
     /// Behaviour without a quorum.
     pub on_quorum_loss: OnQuorumLoss,
+    /// One writer or several.
+    pub access: Access,
+    /// Blocks of one extent, the unit of grants: a power of two between [`Settings::EXTENT_BLOCKS_MIN`] and
+    /// [`Settings::EXTENT_BLOCKS_MAX`].
+    pub extent_blocks: u64,
+}
+
+impl Settings {
+    /// 64 KiB.
+    pub const EXTENT_BLOCKS_MIN: u64 = 16;
+    /// 1 MiB: what a volume has unless its creator asks for something else.
+    pub const EXTENT_BLOCKS: u64 = 256;
+    /// 4 MiB.
+    pub const EXTENT_BLOCKS_MAX: u64 = 1024;
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            ack: Ack::default(),
+            on_quorum_loss: OnQuorumLoss::default(),
+            access: Access::default(),
+            extent_blocks: Settings::EXTENT_BLOCKS,
+        }
+    }
 }
 
 /// How a member has the volume attached.
@@ -62,6 +98,8 @@ pub struct Attachment {
     pub recoverable: bool,
     /// Epoch of the swap that attached. Writes under an older grant belong to an attachment that ended.
     pub since: Epoch,
+    /// Class of its requests for grants, if not the volume's.
+    pub class: Option<Class>,
 }
 
 /// A replica that receives and acknowledges every write, and does not serve yet.
@@ -86,6 +124,8 @@ pub struct Config {
     pub size_blocks: u64,
     /// What the creator chose.
     pub settings: Settings,
+    /// Class of requests for grants; can be changed at any time.
+    pub priority: Class,
     /// The nodes that hold a replica, in sync or not. At most three.
     pub replicas: alloc::collections::BTreeSet<NodeId>,
     /// The voter without data, where there is one.
@@ -131,10 +171,23 @@ impl Config {
             .or_else(|| self.attached.get(&node).map(|a| a.incarnation))
     }
 
-    /// The writer of a single-writer volume.
+    /// Everybody who has the volume attached for writing.
+    pub fn writers(&self) -> impl Iterator<Item = (NodeId, Incarnation)> + '_ {
+        let writes = |(_, a): &(&NodeId, &Attachment)| a.mode == AttachMode::ReadWrite;
+        self.attached.iter().filter(writes).map(|(node, a)| (*node, a.incarnation))
+    }
+
+    /// Class of a node's requests for grants.
     #[must_use]
-    pub fn writer(&self) -> Option<(NodeId, Incarnation)> {
-        self.attached.iter().find(|(_, a)| a.mode == AttachMode::ReadWrite).map(|(node, a)| (*node, a.incarnation))
+    pub fn class_of(&self, node: NodeId) -> Class {
+        self.attached.get(&node).and_then(|a| a.class).unwrap_or(self.priority)
+    }
+
+    /// The writer that keeps `node` from attaching for writing: that of a single-writer volume, if it is another node.
+    #[must_use]
+    pub fn other_writer(&self, node: NodeId) -> Option<NodeId> {
+        let single = self.settings.access == Access::SingleWriter;
+        self.writers().map(|(writer, _)| writer).find(|writer| single && *writer != node)
     }
 
     /// In-sync and joining replicas: whatever is asked of "all" is asked of these.
@@ -179,8 +232,12 @@ impl Config {
         if self.joining.values().any(|joining| !self.in_sync.contains_key(&joining.source)) {
             return Err("joining: the source is not in sync");
         }
-        if self.attached.values().filter(|a| a.mode == AttachMode::ReadWrite).count() > 1 {
+        if self.settings.access == Access::SingleWriter && self.writers().count() > 1 {
             return Err("attached: a single-writer volume has one writer");
+        }
+        let unit = self.settings.extent_blocks;
+        if !unit.is_power_of_two() || !(Settings::EXTENT_BLOCKS_MIN..=Settings::EXTENT_BLOCKS_MAX).contains(&unit) {
+            return Err("extent_blocks: a power of two between 16 and 1024 is needed");
         }
         Ok(())
     }

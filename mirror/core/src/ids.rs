@@ -67,6 +67,12 @@ number!(
     /// Identity of a voter's memory. A voter that lost its file gets a new one before it may vote again.
     VoterId, u64);
 number!(
+    /// A node's question for a grant, unique within one incarnation of the asker.
+    AskId, u64);
+number!(
+    /// The granting node's demand that a range be given back, unique within one incarnation of the granting node.
+    RecallId, u64);
+number!(
     /// A block of 4096 bytes, counted from the start of the volume.
     BlockIndex, u64);
 number!(

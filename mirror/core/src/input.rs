@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::config::AttachMode;
 use crate::ids::{BufId, CommandId, ConnId, Digest, Incarnation, IoId, NodeId, PersistToken, RequestId};
-use crate::message::{Frame, Net};
+use crate::message::{Class, Frame, Net};
 use crate::range::BlockRange;
 
 /// What the front end asks.
@@ -74,8 +74,10 @@ pub enum Command {
         mode: AttachMode,
         /// Wait until another writer is fenced, instead of being refused.
         take_over: bool,
-        /// The front end survives a restart of the engine.
+        /// The front end survives a restart of the engine. Without meaning for a multi-writer volume.
         recoverable: bool,
+        /// Class of its requests for grants, if not the volume's.
+        class: Option<Class>,
     },
     /// Stop being attached. The shell has stopped its front end before.
     Detach,
@@ -86,6 +88,13 @@ pub enum Command {
         /// New size.
         blocks: u64,
     },
+    /// Change the class of requests for grants.
+    SetPriority {
+        /// The class.
+        class: Class,
+    },
+    /// Take the grants of the whole volume from whoever holds them: of a multi-writer volume that is attached here.
+    TakeGrants,
     /// Compare all replicas by digest.
     Verify {
         /// Overwrite what differs with this member's copy.

@@ -26,15 +26,16 @@ pub mod status;
 pub mod timing;
 
 pub use bitmap::BlockSet;
-pub use config::{Ack, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Settings};
+pub use config::{Access, Ack, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Settings};
 pub use effect::{Effect, Event};
 pub use ids::{
-    BlockIndex, BootId, BufId, CommandId, ConnId, Digest, Epoch, FlushId, GrantNumber, Incarnation, IoId, NodeId,
-    PersistToken, ReadId, RegionIndex, RequestId, RequestTag, Round, SessionId, Time, VolumeId, VoterId, WriteId,
+    AskId, BlockIndex, BootId, BufId, CommandId, ConnId, Digest, Epoch, FlushId, GrantNumber, Incarnation, IoId,
+    NodeId, PersistToken, ReadId, RecallId, RegionIndex, RequestId, RequestTag, Round, SessionId, Time, VolumeId,
+    VoterId, WriteId,
 };
 pub use input::{Command, CommandError, DiskError, Input, IoError, Op, Reply, Request};
-pub use message::{Ballot, Frame, Message, Net, Refusal, Stamp, WriteKind};
+pub use message::{Ballot, Class, Frame, Message, Net, Refusal, Stamp, WriteKind};
 pub use meta::{DirtyMap, Meta, MetaUpdate, VoterState};
 pub use range::BlockRange;
 pub use replica::{Replica, Setup};
-pub use status::{Counters, DiskState, Status};
+pub use status::{Counters, DiskState, GrantsStatus, Status, WaitingStatus};

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use crate::bitmap::Chunk;
 use crate::config::Config;
 use crate::ids::{
-    BootId, Digest, Epoch, FlushId, GrantNumber, Incarnation, NodeId, ReadId, Round, SessionId, VoterId, WriteId,
+    AskId, BootId, Digest, Epoch, FlushId, GrantNumber, Incarnation, NodeId, ReadId, RecallId, Round, SessionId,
+    VoterId, WriteId,
 };
 use crate::range::BlockRange;
 
@@ -82,6 +83,37 @@ pub enum Refusal {
     NoSpace,
     /// The receiver may not serve reads now.
     NoReadPermission,
+}
+
+/// Who goes first when several want the same range. Higher is served first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Class {
+    /// Background copying.
+    Resync = 0,
+    /// A volume, or an attachment, of low priority.
+    Low = 1,
+    /// The usual.
+    #[default]
+    Normal = 2,
+    /// A volume, or an attachment, of high priority.
+    High = 3,
+    /// Moves a volume's grants as a whole, or repairs.
+    Recovery = 4,
+}
+
+impl Class {
+    /// The class with this number, if there is one.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Class> {
+        match number {
+            0 => Some(Class::Resync),
+            1 => Some(Class::Low),
+            2 => Some(Class::Normal),
+            3 => Some(Class::High),
+            4 => Some(Class::Recovery),
+            _ => None,
+        }
+    }
 }
 
 /// A write that its replica applied and does not know to be committed.
@@ -202,6 +234,44 @@ pub enum Message {
     },
 
     // ---- of a session ----
+    /// A writer wants the grant over a range.
+    GrantAsk {
+        /// Number.
+        id: AskId,
+        /// What it needs.
+        range: BlockRange,
+        /// How urgently.
+        class: Class,
+        /// Nanoseconds that it has waited already.
+        waited: u64,
+    },
+    /// The granting node gives a range: at least what was asked for.
+    Granted {
+        /// The question.
+        id: AskId,
+        /// Whole extents.
+        range: BlockRange,
+        /// Number of the grant.
+        number: GrantNumber,
+    },
+    /// The granting node wants a range back.
+    Recall {
+        /// Number.
+        id: RecallId,
+        /// What it would like: whole extents.
+        range: BlockRange,
+        /// What it must have; within `range`.
+        needed: BlockRange,
+        /// For whom.
+        class: Class,
+    },
+    /// Everything that the sender wrote in the recalled range is on all replicas, and it holds nothing of it any more but this.
+    Released {
+        /// The recall.
+        id: RecallId,
+        /// What it keeps of the range.
+        kept: Vec<BlockRange>,
+    },
     /// A decided configuration, to be installed.
     Install {
         /// The configuration.
@@ -219,6 +289,8 @@ pub enum Message {
         suspect: Vec<BlockRange>,
         /// Highest grant known.
         grant: GrantNumber,
+        /// What a writer of a multi-writer volume holds.
+        holds: Vec<BlockRange>,
     },
     /// A write to apply. Payload for [`WriteKind::Data`].
     Write {

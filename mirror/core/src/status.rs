@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use crate::config::Config;
 use crate::ids::{Epoch, Incarnation, NodeId, SessionId};
-use crate::message::Net;
+use crate::message::{Class, Net};
+use crate::range::BlockRange;
 
 /// State of the local replica's data.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,6 +81,38 @@ pub struct PeerStatus {
     pub session: SessionId,
 }
 
+/// A writer that waits for a range of a multi-writer volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitingStatus {
+    /// Who.
+    pub node: NodeId,
+    /// For what: whole extents.
+    pub range: BlockRange,
+    /// As asked.
+    pub class: Class,
+    /// Nanoseconds since it asked first.
+    pub waited: u64,
+}
+
+/// Grants of a multi-writer volume.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GrantsStatus {
+    /// What this node holds.
+    pub holds: Vec<BlockRange>,
+    /// Who holds what: on the granting node only.
+    pub table: Vec<(BlockRange, NodeId)>,
+    /// Who waits, in the order in which they will be served: all of them on the granting node, this node's own elsewhere.
+    pub waiting: Vec<WaitingStatus>,
+    /// Ranges that were granted to this node.
+    pub taken: u64,
+    /// Ranges that this node gave back for others.
+    pub given: u64,
+    /// How long this node waited for grants: how often less than 1 µs, less than 2 µs, less than 4 µs and so on.
+    pub waits: [u64; 32],
+    /// Nanoseconds of the longest such wait.
+    pub longest_wait: u64,
+}
+
 /// A snapshot of one replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {
@@ -113,6 +146,8 @@ pub struct Status {
     pub diverged: Option<NodeId>,
     /// Epoch of the last fencing of this node.
     pub fenced_at: Option<Epoch>,
+    /// Grants; `None` for a single-writer volume.
+    pub grants: Option<GrantsStatus>,
     /// Counters.
     pub counters: Counters,
 }

@@ -122,7 +122,7 @@ fn of_volume(status: &VolumeStatus) -> Labels {
 }
 
 fn put_core_counters(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
-    let rows: [(&str, &str, fn(&VolumeStatus) -> u64); 15] = [
+    let rows: [(&str, &str, fn(&VolumeStatus) -> u64); 17] = [
         ("front_reads", "Reads of the front end", |s| s.core.counters.front_reads),
         ("front_writes", "Writes, zeroes and discards of the front end", |s| s.core.counters.front_writes),
         ("front_flushes", "Flushes of the front end", |s| s.core.counters.front_flushes),
@@ -138,6 +138,8 @@ fn put_core_counters(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
         ("resync_copied_bytes", "Bytes that resync copied here", |s| s.core.counters.resync_copied_bytes),
         ("resync_compared_bytes", "Bytes that resync compared", |s| s.core.counters.resync_compared_bytes),
         ("swaps", "Configurations that this node decided", |s| s.core.counters.swaps),
+        ("grants_taken", "Ranges granted to this node", |s| s.core.grants.as_ref().map_or(0, |grants| grants.taken)),
+        ("grants_given", "Ranges given back for others", |s| s.core.grants.as_ref().map_or(0, |grants| grants.given)),
     ];
     for (name, help, value) in rows {
         sheet.counters(name, help, statuses.iter().map(|status| (of_volume(status), value(status))));
@@ -160,7 +162,13 @@ fn put_shell_counters(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
 }
 
 fn put_states(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
-    let rows: [(&str, &str, fn(&VolumeStatus) -> u64); 8] = [
+    let rows: [(&str, &str, fn(&VolumeStatus) -> u64); 10] = [
+        ("grants_waiting", "Requests for grants that wait: everybody's on the granting node", |s| {
+            s.core.grants.as_ref().map_or(0, |grants| grants.waiting.len() as u64)
+        }),
+        ("grant_wait_max_microseconds", "Longest wait of this node for a grant", |s| {
+            s.core.grants.as_ref().map_or(0, |grants| grants.longest_wait / 1_000)
+        }),
         ("epoch", "Epoch installed", |s| s.core.config.epoch.0),
         ("in_sync_replicas", "Replicas in sync", |s| s.core.config.in_sync.len() as u64),
         ("joining_replicas", "Replicas on their way into sync", |s| s.core.config.joining.len() as u64),

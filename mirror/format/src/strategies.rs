@@ -9,8 +9,8 @@ use lockstep_core::bitmap::{CHUNK_WORDS, Chunk};
 use lockstep_core::message::Uncommitted;
 use lockstep_core::range::CHUNK_BLOCKS;
 use lockstep_core::{
-    Ack, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Config, Epoch, Generation, GrantNumber, Incarnation,
-    Joining, NodeId, OnQuorumLoss, RequestTag, SessionId, Settings, Stamp, VolumeId, VoterId, WriteId,
+    Access, Ack, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation, GrantNumber,
+    Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, SessionId, Settings, Stamp, VolumeId, VoterId, WriteId,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -91,19 +91,28 @@ pub fn left_mark() -> impl Strategy<Value = (NodeId, Incarnation)> {
     (node(), incarnation())
 }
 
+/// Any class.
+pub fn class() -> impl Strategy<Value = Class> {
+    (0u8..5).prop_map(|number| Class::from_number(number).expect("one of five"))
+}
+
 fn attachment() -> impl Strategy<Value = Attachment> {
-    (incarnation(), any::<bool>(), epoch()).prop_map(|(incarnation, recoverable, since)| Attachment {
-        incarnation,
-        mode: AttachMode::ReadOnly,
-        recoverable,
-        since,
+    (incarnation(), any::<bool>(), epoch(), option::of(class())).prop_map(|(incarnation, recoverable, since, class)| {
+        Attachment { class, incarnation, mode: AttachMode::ReadOnly, recoverable, since }
     })
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
     let ack = prop_oneof![Just(Ack::Disk), Just(Ack::Durable)];
     let on_quorum_loss = prop_oneof![Just(OnQuorumLoss::Suspend), Just(OnQuorumLoss::Error)];
-    (ack, on_quorum_loss).prop_map(|(ack, on_quorum_loss)| Settings { ack, on_quorum_loss })
+    let access = prop_oneof![Just(Access::SingleWriter), Just(Access::MultiWriter)];
+    let extent_blocks = (4u32..=10).prop_map(|bits| 1 << bits);
+    (ack, on_quorum_loss, access, extent_blocks).prop_map(|(ack, on_quorum_loss, access, extent_blocks)| Settings {
+        ack,
+        on_quorum_loss,
+        access,
+        extent_blocks,
+    })
 }
 
 /// Which replica does what: between 1 and 3 replicas, at least one of them in sync, the others joining or away.
@@ -126,7 +135,7 @@ fn roles() -> impl Strategy<Value = (BTreeSet<NodeId>, BTreeMap<NodeId, Incarnat
 
 /// A configuration that passes its own check.
 pub fn config() -> impl Strategy<Value = Config> {
-    let head = (any::<[u8; 16]>(), any::<(u64, u64)>(), epoch(), 1..1u64 << 50, settings(), roles());
+    let head = (any::<[u8; 16]>(), any::<(u64, u64)>(), epoch(), 1..1u64 << 50, (settings(), class()), roles());
     let tail = (
         option::of(node()),
         btree_map(node(), any::<u64>().prop_map(VoterId), 1..4),
@@ -136,7 +145,7 @@ pub fn config() -> impl Strategy<Value = Config> {
         btree_map(node(), (incarnation(), any::<u64>()), 0..4),
     );
     (head, tail).prop_map(|(head, tail)| {
-        let (volume, (id, parent), epoch, size_blocks, settings, (replicas, in_sync, joining)) = head;
+        let (volume, (id, parent), epoch, size_blocks, (settings, priority), (replicas, in_sync, joining)) = head;
         let (tie_breaker, voters, mut attached, writer, last_in_sync, requests) = tail;
         if let Some(attachment) = attached.values_mut().next() {
             attachment.mode = if writer { AttachMode::ReadWrite } else { AttachMode::ReadOnly };
@@ -149,6 +158,7 @@ pub fn config() -> impl Strategy<Value = Config> {
             epoch,
             size_blocks,
             settings,
+            priority,
             replicas,
             tie_breaker,
             voters,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use lockstep_core::bitmap::{CHUNK_WORDS, Chunk};
 use lockstep_core::{
-    Ack, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Config, Epoch, Generation, GrantNumber, Incarnation,
-    Joining, NodeId, OnQuorumLoss, RequestTag, Settings, VolumeId, VoterId,
+    Access, Ack, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation, GrantNumber,
+    Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, Settings, VolumeId, VoterId,
 };
 
 use crate::bytes::{DecodeValue, Reader, Writer};
@@ -34,6 +34,11 @@ pub(crate) fn put_grant(w: &mut Writer<'_>, grant: GrantNumber) {
 
 pub(crate) fn take_grant(r: &mut Reader<'_>) -> Result<GrantNumber, DecodeValue> {
     Ok(GrantNumber { epoch: Epoch(r.u64()?), counter: r.u64()? })
+}
+
+pub(crate) fn take_class(r: &mut Reader<'_>) -> Result<Class, DecodeValue> {
+    let tag = r.u8()?;
+    Class::from_number(tag).ok_or(DecodeValue::UnknownTag { what: "class of a grant", tag })
 }
 
 pub(crate) fn put_ballot(w: &mut Writer<'_>, ballot: Ballot) {
@@ -152,6 +157,12 @@ pub(crate) fn put_config(w: &mut Writer<'_>, config: &Config) {
         OnQuorumLoss::Suspend => 0,
         OnQuorumLoss::Error => 1,
     });
+    w.u8(match config.settings.access {
+        Access::SingleWriter => 0,
+        Access::MultiWriter => 1,
+    });
+    w.u64(config.settings.extent_blocks);
+    w.u8(config.priority as u8);
     w.count(config.replicas.len());
     for node in &config.replicas {
         w.u32(node.0);
@@ -174,6 +185,10 @@ pub(crate) fn put_config(w: &mut Writer<'_>, config: &Config) {
         });
         w.bool(attachment.recoverable);
         w.u64(attachment.since.0);
+        w.bool(attachment.class.is_some());
+        if let Some(class) = attachment.class {
+            w.u8(class as u8);
+        }
     });
     put_map(w, &config.last_in_sync, |w, epoch| w.u64(epoch.0));
     put_map(w, &config.requests, |w, tag| {
@@ -201,6 +216,13 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         1 => OnQuorumLoss::Error,
         tag => return Err(DecodeValue::UnknownTag { what: "on quorum loss", tag }),
     };
+    let access = match r.u8()? {
+        0 => Access::SingleWriter,
+        1 => Access::MultiWriter,
+        tag => return Err(DecodeValue::UnknownTag { what: "access", tag }),
+    };
+    let extent_blocks = r.u64()?;
+    let priority = take_class(r)?;
     let replicas = take_map(r, "replicas", 0, |_| Ok(()))?.into_keys().collect();
     let tie_breaker = if r.bool("tie-breaker")? { Some(NodeId(r.u32()?)) } else { None };
     let config = Config {
@@ -208,7 +230,8 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         generation,
         epoch,
         size_blocks,
-        settings: Settings { ack, on_quorum_loss },
+        settings: Settings { ack, on_quorum_loss, access, extent_blocks },
+        priority,
         replicas,
         tie_breaker,
         voters: take_map(r, "voters", 8, |r| r.u64().map(VoterId))?,
@@ -233,7 +256,9 @@ fn take_attachment(r: &mut Reader<'_>) -> Result<Attachment, DecodeValue> {
         1 => AttachMode::ReadOnly,
         tag => return Err(DecodeValue::UnknownTag { what: "attachment", tag }),
     };
-    Ok(Attachment { incarnation, mode, recoverable: r.bool("recoverable")?, since: Epoch(r.u64()?) })
+    let (recoverable, since) = (r.bool("recoverable")?, Epoch(r.u64()?));
+    let class = if r.bool("class")? { Some(take_class(r)?) } else { None };
+    Ok(Attachment { incarnation, mode, recoverable, since, class })
 }
 
 pub(crate) fn put_map<V>(w: &mut Writer<'_>, map: &BTreeMap<NodeId, V>, mut value: impl FnMut(&mut Writer<'_>, &V)) {

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 
 use lockstep_core::message::Uncommitted;
 use lockstep_core::{
-    Ack, AttachMode, Attachment, Ballot, BlockRange, BootId, Config, Digest, DirtyMap, Epoch, FlushId, Frame,
-    Generation, GrantNumber, Incarnation, Joining, Message, Meta, MetaUpdate, Net, NodeId, OnQuorumLoss, ReadId,
-    Refusal, RegionIndex, RequestTag, Round, SessionId, Settings, Stamp, VolumeId, VoterId, VoterState, WriteId,
-    WriteKind,
+    Access, Ack, AskId, AttachMode, Attachment, Ballot, BlockRange, BootId, Class, Config, Digest, DirtyMap, Epoch,
+    FlushId, Frame, Generation, GrantNumber, Incarnation, Joining, Message, Meta, MetaUpdate, Net, NodeId,
+    OnQuorumLoss, ReadId, RecallId, Refusal, RegionIndex, RequestTag, Round, SessionId, Settings, Stamp, VolumeId,
+    VoterId, VoterState, WriteId, WriteKind,
 };
 use lockstep_format::disk::{self, Journal, Owner, Superblock};
 use lockstep_format::wire::frame::payload_bytes;
@@ -32,7 +32,13 @@ fn config() -> Config {
         generation: Generation { id: 0x1111, parent: 0x2222 },
         epoch: Epoch(7),
         size_blocks: 262_144,
-        settings: Settings { ack: Ack::Durable, on_quorum_loss: OnQuorumLoss::Error },
+        settings: Settings {
+            ack: Ack::Durable,
+            on_quorum_loss: OnQuorumLoss::Error,
+            access: Access::SingleWriter,
+            extent_blocks: 256,
+        },
+        priority: Class::Normal,
         replicas: BTreeSet::from([A, B]),
         tie_breaker: Some(C),
         voters: BTreeMap::from([(A, VoterId(11)), (B, VoterId(12)), (C, VoterId(13))]),
@@ -46,6 +52,7 @@ fn config() -> Config {
                     mode: AttachMode::ReadWrite,
                     recoverable: true,
                     since: Epoch(5),
+                    class: Some(Class::High),
                 },
             ),
             (
@@ -55,6 +62,7 @@ fn config() -> Config {
                     mode: AttachMode::ReadOnly,
                     recoverable: false,
                     since: Epoch(6),
+                    class: None,
                 },
             ),
         ]),
@@ -110,6 +118,7 @@ fn messages() -> Vec<Message> {
             uncommitted: vec![Uncommitted { range, writer: A, incarnation, grant: grant(), id: write }],
             suspect: vec![BlockRange::new(0, 1024)],
             grant: grant(),
+            holds: vec![BlockRange::new(256, 512)],
         },
         Message::Write {
             id: write,
@@ -126,6 +135,10 @@ fn messages() -> Vec<Message> {
         Message::CommitWanted,
         Message::Flush { id: FlushId(4), floor: WriteId(20) },
         Message::FlushAck { id: FlushId(4) },
+        Message::GrantAsk { id: AskId(31), range, class: Class::High, waited: 250 },
+        Message::Granted { id: AskId(31), range: BlockRange::new(768, 1024), number: grant() },
+        Message::Recall { id: RecallId(32), range: BlockRange::new(0, 1024), needed: range, class: Class::Normal },
+        Message::Released { id: RecallId(32), kept: vec![BlockRange::new(0, 256)] },
         Message::Read { id, range },
         Message::ReadReply { id, range },
         Message::ReadRefused { id, reason: Refusal::NoReadPermission },

@@ -20,6 +20,8 @@ pub trait Machine {
     fn left(&self) -> &BTreeSet<(NodeId, Incarnation)>;
     /// See [`Replica::status`].
     fn status(&self) -> Status;
+    /// See [`Replica::grants_taken`].
+    fn grants_taken(&self) -> u64;
 }
 
 /// Makes the machine of a process that starts.
@@ -52,5 +54,8 @@ impl Machine for Replica {
     }
     fn status(&self) -> Status {
         Replica::status(self)
+    }
+    fn grants_taken(&self) -> u64 {
+        Replica::grants_taken(self)
     }
 }

@@ -53,6 +53,8 @@ pub struct Node {
     pub down_for: Option<u64>,
     /// Nobody starts it until a script does.
     pub held_down: bool,
+    /// The process that was last looked at, and how many grants it had taken then.
+    pub grants_seen: (u64, u64),
 }
 
 /// Who waits for a disk operation.
@@ -93,6 +95,7 @@ impl Node {
             running_since: 0,
             down_for: None,
             held_down: false,
+            grants_seen: (0, 0),
         }
     }
 

@@ -1,8 +1,10 @@
 //! What one run is made of: who takes part, over what, under which load, and what is expected of it.
 
+use std::collections::BTreeMap;
+
 use lockstep_core::broken::Broken;
 use lockstep_core::timing::{MS, Timing};
-use lockstep_core::{Ack, AttachMode, NodeId, OnQuorumLoss, Settings};
+use lockstep_core::{Ack, AttachMode, Class, NodeId, OnQuorumLoss, Settings};
 
 use crate::net::Link;
 
@@ -105,6 +107,8 @@ pub struct Plan {
     pub timing: Timing,
     /// Front ends that are attached at the start and again whenever they are not.
     pub attach: Vec<(NodeId, AttachMode)>,
+    /// Class of the requests for grants of these nodes.
+    pub classes: BTreeMap<NodeId, Class>,
     /// Front ends live on when their engine is restarted.
     pub recoverable: bool,
     /// The operator moves the writer to another node when it is gone.
@@ -139,10 +143,11 @@ impl Plan {
             nodes: vec![NodeId(1), NodeId(2), NodeId(3)],
             replicas: vec![NodeId(1), NodeId(2)],
             tie_breaker: Some(NodeId(3)),
-            settings: Settings { ack: Ack::Disk, on_quorum_loss: OnQuorumLoss::Suspend },
+            settings: Settings { on_quorum_loss: OnQuorumLoss::Suspend, ack: Ack::Disk, ..Settings::default() },
             size_blocks: 8192,
             timing: SHORT,
             attach: vec![(NodeId(1), AttachMode::ReadWrite)],
+            classes: BTreeMap::new(),
             recoverable: false,
             moves_writer: true,
             supervised: true,

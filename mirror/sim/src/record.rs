@@ -9,7 +9,7 @@ use crate::block::Block;
 pub struct Request {
     /// Where it was made.
     pub node: NodeId,
-    /// During which attachment: rises; a later writer's attachment fences the earlier ones.
+    /// During which attachment: rises; a later writer's attachment fences the earlier ones, unless several may write at once.
     pub attachment: u64,
     /// The attachment was for writing.
     pub writer: bool,
@@ -46,11 +46,19 @@ pub struct Recorder {
     pub completed: u64,
     /// Completed with an error.
     pub failed: u64,
+    /// Several nodes may write at once: a new attachment ends no other.
+    pub shared: bool,
     /// Moments at which unflushed data may have been lost.
     pub losses: Vec<u64>,
 }
 
 impl Recorder {
+    /// Nothing was asked yet. `shared`: several nodes may write at once.
+    #[must_use]
+    pub fn new(shared: bool) -> Recorder {
+        Recorder { shared, ..Recorder::default() }
+    }
+
     /// The next moment: rises with every call.
     pub fn tick(&mut self) -> u64 {
         self.moment += 1;

@@ -48,6 +48,7 @@ impl Agent {
             mode: request.mode,
             take_over: request.take_over,
             timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            priority: request.priority,
         };
         // The engine ends the wait itself and says why; only if it does not answer at all is it ended here.
         let longest = timeout + CHANGE_WITHIN;

@@ -57,7 +57,8 @@ impl Agent {
                 || known.tie_breaker.map(|id| self.cluster.name_of(id)).as_deref() == Some(&wish.tie_breaker));
         let same_settings = known.size_bytes == request.size_bytes
             && known.ack == spec::parse_ack(request.ack())
-            && known.on_quorum_loss == spec::parse_on_quorum_loss(request.on_quorum_loss());
+            && known.on_quorum_loss == spec::parse_on_quorum_loss(request.on_quorum_loss())
+            && known.access == spec::parse_access(request.access());
         if same_members && same_settings {
             return self.status(&known.name).await;
         }
@@ -148,6 +149,7 @@ fn new_spec(request: &proto::CreateVolumeRequest, members: Members) -> Result<Sp
         size_bytes: request.size_bytes,
         ack: spec::parse_ack(request.ack()),
         on_quorum_loss: spec::parse_on_quorum_loss(request.on_quorum_loss()),
+        access: spec::parse_access(request.access()),
         replicas: members.replicas,
         tie_breaker: members.tie_breaker,
     })

@@ -47,7 +47,7 @@ impl Agent {
         }
         let whom = format!("node {}", self.cluster.name_of(id));
         let longest = match request {
-            Request::Create(_) | Request::Delete(_) => CHANGE_WITHIN + rpc::ANSWER_WITHIN,
+            Request::Create(_) | Request::Delete(_) | Request::TakeGrants(_) => CHANGE_WITHIN + rpc::ANSWER_WITHIN,
             _ => rpc::ANSWER_WITHIN,
         };
         let mut client =
@@ -90,6 +90,7 @@ impl Agent {
             Request::Register(spec) => {
                 self.register_here(&Spec::parse(&spec)?).map(|()| Reply::Register(proto::RegisterReply {}))
             }
+            Request::TakeGrants(request) => Ok(Reply::TakeGrants(self.take_grants_here(request).await?)),
             Request::Specs(_) => {
                 let specs = self.registry.volumes().iter().map(Spec::to_proto).collect();
                 Ok(Reply::Specs(proto::ListSpecsReply { specs }))

@@ -224,7 +224,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{Registry, Unfinished};
-    use crate::spec::{Ack, OnQuorumLoss, Spec};
+    use crate::spec::{Access, Ack, OnQuorumLoss, Spec};
     use crate::state_dir::StateDir;
 
     fn spec(id: u8) -> Spec {
@@ -235,6 +235,7 @@ mod tests {
             size_bytes: 4096,
             ack: Ack::Disk,
             on_quorum_loss: OnQuorumLoss::Suspend,
+            access: Access::SingleWriter,
             replicas: [(1, 5), (2, 6)].into(),
             tie_breaker: None,
         }

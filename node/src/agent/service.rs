@@ -154,6 +154,20 @@ impl Node for NodeService {
         answer(self.0.force(request.into_inner(), Choice::Rejoin).await)
     }
 
+    async fn set_priority(
+        &self,
+        request: Request<proto::SetPriorityRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        answer(self.0.set_priority(request.into_inner()).await)
+    }
+
+    async fn migrate_volume(
+        &self,
+        request: Request<proto::MigrateVolumeRequest>,
+    ) -> Result<Response<proto::MigrateVolumeReply>, Status> {
+        answer(self.0.migrate(request.into_inner()).await)
+    }
+
     async fn limit_resync(
         &self,
         request: Request<proto::LimitResyncRequest>,

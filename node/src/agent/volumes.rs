@@ -106,6 +106,7 @@ impl Agent {
             generation: proto_spec.generation,
             ack: proto_spec.ack,
             on_quorum_loss: proto_spec.on_quorum_loss,
+            access: proto_spec.access,
             tie_breaker: spec.tie_breaker.map(name).unwrap_or_default(),
             voters: spec.members().map(name).collect(),
             replicas: spec
@@ -196,6 +197,37 @@ impl Agent {
             Choice::Rejoin => rpc::answer(&self.engine_name(), CHANGE_WITHIN, engine.rejoin(request)).await,
         };
         Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+    }
+
+    pub(super) async fn set_priority(
+        &self,
+        request: proto::SetPriorityRequest,
+    ) -> Result<proto::VolumeStatus, Failure> {
+        let spec = self.volume(&request.volume).await?;
+        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().set_priority(request)).await;
+        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+    }
+
+    /// All grants of a volume move to a node, which may be another one.
+    pub(super) async fn migrate(
+        &self,
+        request: proto::MigrateVolumeRequest,
+    ) -> Result<proto::MigrateVolumeReply, Failure> {
+        let spec = self.volume(&request.volume).await?;
+        let node = self.cluster.nodes.iter().find(|node| node.name == request.to);
+        let node = node.ok_or_else(|| Failure::wrong_input("to", &request.to, "no node has this name"))?;
+        let take = proto::TakeGrantsRequest { volume: spec.name.clone() };
+        match self.ask(node.id, Request::TakeGrants(take)).await? {
+            Reply::TakeGrants(reply) => Ok(reply),
+            _ => Err(Failure::other(format!("node {} gives another answer", node.name))),
+        }
+    }
+
+    pub(super) async fn take_grants_here(
+        &self,
+        request: proto::TakeGrantsRequest,
+    ) -> Result<proto::MigrateVolumeReply, Failure> {
+        rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().take_grants(request)).await
     }
 
     pub(super) async fn limit_resync(

@@ -127,6 +127,12 @@ Example:
         after_help = "Examples:\n  lockstep --node b volume limit-resync v1 --rate 50MiB\n  lockstep --node b volume limit-resync v1 --rate 0"
     )]
     LimitResync(LimitResync),
+    /// Who goes first when several nodes want to write one range: this volume's requests have this priority
+    #[command(after_help = "Example:\n  lockstep --node a volume priority v1 high")]
+    Priority(SetPriority),
+    /// Move the right to write the whole of a multi-writer volume to one of the nodes that have it attached
+    #[command(after_help = "Example:\n  lockstep --node a volume migrate v1 --to b")]
+    Migrate(Migrate),
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +165,15 @@ pub(super) struct Create {
     /// What requests do while no quorum can be reached
     #[arg(long, value_enum, default_value_t = OnQuorumLoss::Suspend)]
     pub on_quorum_loss: OnQuorumLoss,
+    /// Whether one node at a time may write, or several at once (raw block, O_DIRECT; not for file systems)
+    #[arg(long, value_enum, default_value_t = Access::SingleWriter)]
+    pub access: Access,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Access {
+    SingleWriter,
+    MultiWriter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -190,6 +205,9 @@ pub(super) struct Attach {
     /// Take the volume from a writer that does not answer; waits until it is proven that it can write no more
     #[arg(long)]
     pub take_over: bool,
+    /// Priority of this attachment's requests to write, of a multi-writer volume [default: the volume's]
+    #[arg(long, value_enum)]
+    pub priority: Option<Priority>,
     /// How long to wait at most, like 30s or 2m
     #[arg(long, value_parser = humantime::parse_duration, default_value = "30s")]
     pub timeout: Duration,
@@ -260,6 +278,33 @@ pub(super) struct Force {
     /// What the replica that is given up holds alone is lost
     #[arg(long)]
     pub i_accept_data_loss: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Priority {
+    Low,
+    Normal,
+    High,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SetPriority {
+    /// The volume's name
+    #[arg(value_name = "NAME")]
+    pub volume: String,
+    /// Its priority
+    #[arg(value_enum)]
+    pub priority: Priority,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// The volume's name
+    #[arg(value_name = "NAME")]
+    pub volume: String,
+    /// The node that shall hold the right to write all of it
+    #[arg(long, value_name = "NODE")]
+    pub to: String,
 }
 
 #[derive(Debug, Args)]

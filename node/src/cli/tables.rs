@@ -40,6 +40,12 @@ pub(super) fn volumes(volumes: &[view::Volume]) -> String {
     table.to_string()
 }
 
+/// A migration.
+pub(super) fn migration(migration: &view::Migration) -> String {
+    let view::Migration { volume, node, took_us } = migration;
+    format!("node {node} holds all grants of {volume} after {:.1} ms", *took_us as f64 / 1000.0)
+}
+
 /// Everything about one volume.
 pub(super) fn volume(volume: &view::Volume) -> String {
     let this = &volume.this_node;
@@ -48,7 +54,13 @@ pub(super) fn volume(volume: &view::Volume) -> String {
         ("Size", show_bytes(volume.size_bytes)),
         ("State", volume.state.to_owned()),
         ("Configuration", format!("generation {}, epoch {}", volume.generation, volume.epoch)),
-        ("Settings", format!("acknowledged by {}, without a quorum {}", volume.ack, volume.on_quorum_loss)),
+        (
+            "Settings",
+            format!(
+                "{}, priority {}, acknowledged by {}, without a quorum {}",
+                volume.access, volume.priority, volume.ack, volume.on_quorum_loss
+            ),
+        ),
         ("Replicas", replicas(volume)),
         ("Voters", list(&volume.voters)),
         ("Writer", list(&volume.writers)),
@@ -72,6 +84,9 @@ pub(super) fn volume(volume: &view::Volume) -> String {
     if let Some(verify) = &volume.verify {
         rows.push(("Verify", self::verify(verify)));
     }
+    if let Some(grants) = &volume.grants {
+        grants_rows(grants, &mut rows);
+    }
     if let Some(gap) = volume.last_gap_ms {
         rows.push(("Last gap", format!("{gap} ms")));
     }
@@ -85,6 +100,43 @@ pub(super) fn volume(volume: &view::Volume) -> String {
         out.push_str(&format!("{name:<14} {value}\n"));
     }
     out
+}
+
+/// Ranges of each list that are shown; JSON has them all.
+const RANGES_SHOWN: usize = 6;
+
+fn grants_rows(grants: &view::Grants, rows: &mut Vec<(&'static str, String)>) {
+    // The granting node knows who holds what; every other one only its own part.
+    let holders = if grants.all.is_empty() { &grants.held } else { &grants.all };
+    for range in holders.iter().take(RANGES_SHOWN) {
+        rows.push(("May write", format!("{}: {}", range.node, show_range(range.offset_bytes, range.length_bytes))));
+    }
+    if holders.len() > RANGES_SHOWN {
+        rows.push(("", format!("... and {} more ranges: see --output json", holders.len() - RANGES_SHOWN)));
+    }
+    for (place, writer) in grants.waiting.iter().take(RANGES_SHOWN).enumerate() {
+        let range = show_range(writer.offset_bytes, writer.length_bytes);
+        let text = format!(
+            "{}. {} for {range}, {} for {:.1} ms",
+            place + 1,
+            writer.node,
+            writer.class,
+            writer.waited_us as f64 / 1000.0
+        );
+        rows.push(("Waiting", text));
+    }
+    if grants.waiting.len() > RANGES_SHOWN {
+        rows.push(("", format!("... and {} more", grants.waiting.len() - RANGES_SHOWN)));
+    }
+    let waits = format!(
+        "{} granted, {} given back; waited p50 {}, p99 {}, at most {} µs",
+        grants.taken, grants.given, grants.wait_p50_us, grants.wait_p99_us, grants.wait_max_us
+    );
+    rows.push(("Grants", waits));
+}
+
+fn show_range(offset: u64, length: u64) -> String {
+    format!("{} at {}", show_bytes(length), show_bytes(offset))
 }
 
 /// The clock of the events. An agent is asked on its own machine, so that it is the same here.

@@ -42,6 +42,8 @@ pub(super) async fn run(place: &Place, format: Format, command: args::Volume) ->
         args::Volume::Delete(delete) => self::delete(place, format, delete).await,
         args::Volume::Force(force) => self::force(place, format, force, Choice::Force).await,
         args::Volume::Rejoin(force) => self::force(place, format, force, Choice::Rejoin).await,
+        args::Volume::Priority(priority) => set_priority(place, format, priority).await,
+        args::Volume::Migrate(migrate) => self::migrate(place, format, migrate).await,
         args::Volume::LimitResync(limit) => limit_resync(place, format, limit).await,
     }
 }
@@ -79,6 +81,10 @@ async fn create(place: &Place, format: Format, create: args::Create) -> Result<(
         args::OnQuorumLoss::Suspend => proto::OnQuorumLoss::Suspend,
         args::OnQuorumLoss::Error => proto::OnQuorumLoss::Error,
     });
+    request.set_access(match create.access {
+        args::Access::SingleWriter => proto::Access::SingleWriter,
+        args::Access::MultiWriter => proto::Access::MultiWriter,
+    });
     let mut progress = Progress::new(format!("creating {}", request.name));
     let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.create_volume(request));
     print_volume(format, progress.during(call).await?)
@@ -101,6 +107,7 @@ async fn attach(place: &Place, format: Format, attach: args::Attach) -> Result<(
         args::Fuse::IoUring => proto::Fuse::IoUring,
     });
     request.set_mode(if attach.read_only { proto::AttachMode::ReadOnly } else { proto::AttachMode::ReadWrite });
+    request.set_priority(attach.priority.map_or(proto::Priority::Unspecified, to_proto));
     let mut agent = place.agent()?;
     let mut progress = Progress::new(format!("attaching {}", request.volume));
     let mut events = rpc::answer(&agent.name, ANSWER_WITHIN, agent.client.attach_volume(request)).await?;
@@ -258,6 +265,31 @@ async fn force(place: &Place, format: Format, force: args::Force, choice: Choice
         }
     };
     print_volume(format, status)
+}
+
+const fn to_proto(priority: args::Priority) -> proto::Priority {
+    match priority {
+        args::Priority::Low => proto::Priority::Low,
+        args::Priority::Normal => proto::Priority::Normal,
+        args::Priority::High => proto::Priority::High,
+    }
+}
+
+async fn set_priority(place: &Place, format: Format, set: args::SetPriority) -> Result<(), Failure> {
+    let mut agent = place.agent()?;
+    let mut request = proto::SetPriorityRequest { volume: check(set.volume)?, ..Default::default() };
+    request.set_priority(to_proto(set.priority));
+    print_volume(format, rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.set_priority(request)).await?)
+}
+
+async fn migrate(place: &Place, format: Format, migrate: args::Migrate) -> Result<(), Failure> {
+    let mut agent = place.agent()?;
+    let request = proto::MigrateVolumeRequest { volume: check(migrate.volume)?, to: migrate.to };
+    let (volume, node) = (request.volume.clone(), request.to.clone());
+    let mut progress = Progress::new(format!("moving the grants of {volume} to {node}"));
+    let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.migrate_volume(request));
+    let proto::MigrateVolumeReply { took_us } = progress.during(call).await?;
+    output::print(format, &view::Migration { volume, node, took_us }, tables::migration)
 }
 
 async fn limit_resync(place: &Place, format: Format, limit: args::LimitResync) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::attachments::run;
+use super::attachments::{class_of, run};
 use super::status;
 use super::worker::Worker;
 use crate::failure::Failure;
@@ -311,6 +311,27 @@ impl Engine for EngineService {
             return Err(Failure::wrong_input("accept_data_loss", false, "must be given").into());
         }
         answer(self.0.command(&request.volume, Command::Rejoin).await)
+    }
+
+    async fn set_priority(
+        &self,
+        request: Request<proto::SetPriorityRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        let unknown = || Failure::wrong_input("priority", "", "must be low, normal or high");
+        let class = class_of(request.priority()).ok_or_else(unknown)?;
+        answer(self.0.command(&request.volume, Command::SetPriority { class }).await)
+    }
+
+    async fn take_grants(
+        &self,
+        request: Request<proto::TakeGrantsRequest>,
+    ) -> Result<Response<proto::MigrateVolumeReply>, Status> {
+        let engine = self.0.engine()?;
+        let started = std::time::Instant::now();
+        let taken = run(&engine, &request.into_inner().volume, Command::TakeGrants).await;
+        let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        answer(taken.map(|_| proto::MigrateVolumeReply { took_us }))
     }
 
     async fn limit_resync(

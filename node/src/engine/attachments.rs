@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockstep_core::{AttachMode, Command};
+use lockstep_core::{AttachMode, Class, Command};
 use lockstep_proto::node::v1 as proto;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
@@ -69,6 +69,7 @@ impl Attachments {
             take_over: request.take_over,
             // Only a socket can be connected to again; a device ends with the engine that serves it.
             recoverable: front_end == proto::FrontEnd::NbdSocket,
+            class: class_of(request.priority()),
         };
         let mut answer = engine.command(&request.volume, command)?;
         match tokio::time::timeout_at(deadline, &mut answer).await {
@@ -192,6 +193,16 @@ fn give_up(engine: Arc<EnginePort>, volume: String, answer: Answer, slot: OwnedM
 }
 
 /// The best front end that this machine has, unless one is named.
+/// The class of requests for grants that a priority stands for; `None`: the volume's.
+pub(super) const fn class_of(priority: proto::Priority) -> Option<Class> {
+    match priority {
+        proto::Priority::Unspecified => None,
+        proto::Priority::Low => Some(Class::Low),
+        proto::Priority::Normal => Some(Class::Normal),
+        proto::Priority::High => Some(Class::High),
+    }
+}
+
 fn choose_front_end(wanted: proto::FrontEnd) -> proto::FrontEnd {
     let exists = |path: &str| std::path::Path::new(path).exists();
     match wanted {

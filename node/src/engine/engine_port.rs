@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use lockstep_core::{
-    Ack, AttachMode, Command, CommandError, Config, Epoch, Generation, Incarnation, Net, NodeId, OnQuorumLoss, Reply,
-    Settings, VolumeId, VoterId,
+    Access, Ack, AttachMode, Class, Command, CommandError, Config, Epoch, Generation, Incarnation, Net, NodeId,
+    OnQuorumLoss, Reply, Settings, VolumeId, VoterId,
 };
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
@@ -416,6 +416,11 @@ fn first_config(spec: &Spec) -> Config {
                 spec::OnQuorumLoss::Suspend => OnQuorumLoss::Suspend,
                 spec::OnQuorumLoss::Error => OnQuorumLoss::Error,
             },
+            access: match spec.access {
+                spec::Access::SingleWriter => Access::SingleWriter,
+                spec::Access::MultiWriter => Access::MultiWriter,
+            },
+            extent_blocks: Settings::EXTENT_BLOCKS,
         },
         replicas: spec.replicas.keys().map(|node| NodeId(*node)).collect(),
         tie_breaker: spec.tie_breaker.map(NodeId),
@@ -425,6 +430,7 @@ fn first_config(spec: &Spec) -> Config {
         attached: Default::default(),
         last_in_sync: Default::default(),
         requests: Default::default(),
+        priority: Class::default(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the engine knows of a volume, in the words of the protocol.
 
-use lockstep_core::{AttachMode, Config, DiskState, Event, Incarnation, Net, NodeId, Status};
+use lockstep_core::{
+    AttachMode, BlockRange, Class, Config, DiskState, Event, GrantsStatus, Incarnation, Net, NodeId, Status,
+};
 use lockstep_engine::VolumeStatus;
 use lockstep_proto::node::v1 as proto;
 
@@ -72,8 +74,56 @@ pub(super) fn to_proto(status: &VolumeStatus, cluster: &Cluster, rate: Option<Ra
         lockstep_core::OnQuorumLoss::Suspend => proto::OnQuorumLoss::Suspend,
         lockstep_core::OnQuorumLoss::Error => proto::OnQuorumLoss::Error,
     });
+    out.set_access(match config.settings.access {
+        lockstep_core::Access::SingleWriter => proto::Access::SingleWriter,
+        lockstep_core::Access::MultiWriter => proto::Access::MultiWriter,
+    });
+    out.set_priority(match config.priority {
+        Class::Low | Class::Resync => proto::Priority::Low,
+        Class::Normal => proto::Priority::Normal,
+        Class::High | Class::Recovery => proto::Priority::High,
+    });
+    out.grants = core.grants.as_ref().map(|grants| self::grants(grants, core.node, cluster));
     out.set_state(state(core));
     out
+}
+
+fn grants(grants: &GrantsStatus, this: NodeId, cluster: &Cluster) -> proto::Grants {
+    let range = |node: NodeId, range: BlockRange| proto::GrantedRange {
+        node: cluster.name_of(node.0),
+        offset_bytes: range.start * BLOCK_BYTES,
+        length_bytes: range.bytes(),
+    };
+    let waiting = grants.waiting.iter().map(|waiting| proto::WaitingWriter {
+        node: cluster.name_of(waiting.node.0),
+        offset_bytes: waiting.range.start * BLOCK_BYTES,
+        length_bytes: waiting.range.bytes(),
+        class: format!("{:?}", waiting.class).to_lowercase(),
+        waited_us: waiting.waited / 1_000,
+    });
+    proto::Grants {
+        held: grants.holds.iter().map(|held| range(this, *held)).collect(),
+        all: grants.table.iter().map(|(held, node)| range(*node, *held)).collect(),
+        waiting: waiting.collect(),
+        taken: grants.taken,
+        given: grants.given,
+        wait_p50_us: waited_us(&grants.waits, 50),
+        wait_p99_us: waited_us(&grants.waits, 99),
+        wait_max_us: grants.longest_wait / 1_000,
+    }
+}
+
+/// The time below which so many of a hundred waits lie: counts by powers of two of microseconds.
+fn waited_us(waits: &[u64; 32], percent: u64) -> u64 {
+    let all: u64 = waits.iter().sum();
+    let mut below = 0;
+    for (bits, count) in waits.iter().enumerate() {
+        below += count;
+        if below > 0 && below * 100 >= all * percent {
+            return 1 << bits;
+        }
+    }
+    0
 }
 
 fn state(core: &Status) -> proto::VolumeState {

@@ -225,7 +225,7 @@ impl Replica {
             }
             return;
         }
-        self.grants.learn(grant, from);
+        self.grants.learn(range, &self.view.config.settings, grant, from);
         let origin = Origin::Peer { node: from, session: session.id };
         let incarnation = session.incarnation;
         let write = ApplyWrite { origin, writer: from, incarnation, id, grant, range, kind, durable, buf: payload };
@@ -254,7 +254,7 @@ impl Replica {
         if range.is_empty() || range.end > self.view.config.size_blocks {
             return Err(Refusal::OutOfRange);
         }
-        if !self.grants.admits(grant, from) {
+        if !self.grants.admits(range, &self.view.config.settings, grant, from) {
             return Err(Refusal::Grant);
         }
         let other_writer = |w: &ApplyWrite| w.writer != from && w.range.overlaps(range);
@@ -331,7 +331,7 @@ impl Replica {
 
     fn start_write(&mut self, write: ApplyWrite) {
         let range = write.range;
-        self.note_unconfirmed(range);
+        self.note_unconfirmed(range, write.writer);
         self.note_touched(range);
         let rolled_own = matches!(write.origin, Origin::Roll { .. });
         let copy_of_granter = rolled_own && write.id == WriteId(0);
@@ -399,9 +399,12 @@ impl Replica {
     pub(super) fn on_write_done(&mut self, write: &ApplyWrite) {
         match write.origin {
             Origin::Local => self.on_local_write_done(write.id),
-            Origin::Peer { node, .. } => {
+            Origin::Peer { node, session } => {
                 self.release(write.buf);
-                if !self.broken(broken!(AckBeforeDisk)) {
+                // In a newer session the writer has sent it again: that copy lands after this one, and is what counts as applied.
+                let current = self.peers.get(&node).and_then(|p| p.session).is_some_and(|s| s.id == session);
+                let counts = current || self.broken(broken!(AckOfOldSession));
+                if counts && !self.broken(broken!(AckBeforeDisk)) {
                     self.send(node, Message::WriteAck { id: write.id }, None);
                 }
             }

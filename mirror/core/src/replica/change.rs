@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use crate::config::{AttachMode, Attachment, Config, Joining};
 use crate::ids::{Epoch, Incarnation, NodeId, VoterId};
+use crate::message::Class;
 
 /// One change that a member wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +35,8 @@ pub(super) enum Change {
     Detach { node: NodeId, incarnation: Incarnation },
     /// Grow.
     Resize { blocks: u64 },
+    /// Requests for grants have this class from now on.
+    SetPriority { class: Class },
     /// Give a node a vote under an identity that it has made durable.
     AddVoter { node: NodeId, voter: VoterId },
     /// Take a node's vote.
@@ -159,11 +162,10 @@ impl Change {
                 if now.attached.get(node).is_some_and(same) {
                     return Planned::Already;
                 }
-                let writes = |a: &Attachment| a.mode == AttachMode::ReadWrite;
-                if writes(attachment)
-                    && let Some((holder, _)) = now.attached.iter().find(|(n, a)| *n != node && writes(a))
+                if attachment.mode == AttachMode::ReadWrite
+                    && let Some(holder) = now.other_writer(*node)
                 {
-                    return Planned::Held(*holder);
+                    return Planned::Held(holder);
                 }
                 next.attached.insert(*node, Attachment { since: next.epoch, ..*attachment });
             }
@@ -172,6 +174,12 @@ impl Change {
                     return Planned::Already;
                 }
                 next.attached.remove(node);
+            }
+            Change::SetPriority { class } => {
+                if now.priority == *class {
+                    return Planned::Already;
+                }
+                next.priority = *class;
             }
             Change::Resize { blocks } => {
                 if now.size_blocks >= *blocks {

@@ -1,5 +1,6 @@
 //! Flushes: durability points on all replicas; and unconfirmed ranges, which live from one to the next.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use super::Replica;
@@ -31,33 +32,55 @@ pub(super) struct Sealed {
     pub blocks: BlockSet,
 }
 
+/// Stands for the writer of what nobody looks after any more: pulled, rolled forward, found after a crash, or written by
+/// somebody who is not attached now. All of it is on every replica before anything new is flushed.
+pub(super) const NOBODY: NodeId = NodeId(u32::MAX);
+
 /// Ranges applied here and not yet confirmed flushed by all.
 #[derive(Debug, Default)]
 pub(super) struct Unconfirmed {
-    pub open: BlockSet,
+    /// By writer: only a writer's own flush was asked for after its writes were on all replicas, as far as this one can tell.
+    open: BTreeMap<NodeId, BlockSet>,
     pub sealed: Vec<Sealed>,
     /// When the first block of `open` came.
     pub since: Option<Time>,
 }
 
 impl Unconfirmed {
+    pub fn open(&mut self, writer: NodeId) -> &mut BlockSet {
+        self.open.entry(writer).or_default()
+    }
+
     pub fn intersects(&self, range: BlockRange) -> bool {
-        self.open.intersects(range) || self.sealed.iter().any(|s| s.blocks.intersects(range))
+        self.open.values().any(|set| set.intersects(range)) || self.sealed.iter().any(|s| s.blocks.intersects(range))
     }
 
     /// Everything, as one set.
     pub fn all(&self) -> BlockSet {
-        let mut all = self.open.clone();
-        for sealed in &self.sealed {
-            all.union(&sealed.blocks);
+        let mut all = BlockSet::new();
+        for set in self.open.values().chain(self.sealed.iter().map(|sealed| &sealed.blocks)) {
+            all.union(set);
         }
         all
+    }
+
+    /// Takes what a flush of this issuer covers.
+    fn take_for(&mut self, issuer: NodeId) -> BlockSet {
+        let mut taken = self.open.remove(&issuer).unwrap_or_default();
+        taken.union(&self.open.remove(&NOBODY).unwrap_or_default());
+        taken
+    }
+
+    /// True if a flush of this issuer would cover anything.
+    fn covers(&self, issuer: NodeId) -> bool {
+        self.open.contains_key(&issuer) || self.open.contains_key(&NOBODY)
     }
 }
 
 impl Replica {
-    pub(super) fn note_unconfirmed(&mut self, range: BlockRange) {
-        self.unconfirmed.open.insert(range);
+    pub(super) fn note_unconfirmed(&mut self, range: BlockRange, writer: NodeId) {
+        let writer = if self.view.config.attached.contains_key(&writer) { writer } else { NOBODY };
+        self.unconfirmed.open(writer).insert(range);
         if self.unconfirmed.since.is_none() {
             self.unconfirmed.since = Some(self.now);
         }
@@ -88,10 +111,11 @@ impl Replica {
         self.send_flush();
     }
 
-    /// Who flushes an idle volume: its writer, or the granting node if there is none.
+    /// Who flushes an idle volume: its writers, or the granting node if there is none.
     fn flushes_in_background(&self) -> bool {
-        match self.view.config.writer() {
-            Some((node, incarnation)) => node == self.node && incarnation == self.incarnation,
+        let mut writers = self.view.config.writers().peekable();
+        match writers.peek() {
+            Some(_) => writers.any(|run| run == (self.node, self.incarnation)),
             None => self.view.granting_node() == Some(self.node),
         }
     }
@@ -103,11 +127,9 @@ impl Replica {
         if !due || !ready || self.leaving.marked {
             return;
         }
-        if self.flushes_in_background() {
-            self.unconfirmed.since = Some(self.now);
+        self.unconfirmed.since = Some(self.now);
+        if self.flushes_in_background() && self.unconfirmed.covers(self.node) {
             self.start_flush(Vec::new());
-        } else {
-            self.unconfirmed.since = Some(self.now);
         }
     }
 
@@ -154,6 +176,13 @@ impl Replica {
             flush.acked &= written;
             flush.sent = if on_disk { me } else { 0 };
         }
+        // What a writer that is gone wrote is looked after by whoever flushes next.
+        let gone: Vec<NodeId> =
+            (self.unconfirmed.open.keys().copied()).filter(|n| !self.view.config.attached.contains_key(n)).collect();
+        for node in gone.into_iter().filter(|n| *n != NOBODY) {
+            let blocks = self.unconfirmed.open.remove(&node).unwrap_or_default();
+            self.unconfirmed.open(NOBODY).union(&blocks);
+        }
         // What was sealed for a flush that will not be confirmed by its issuer any more is open again.
         let members = self.view.members();
         let sealed = core::mem::take(&mut self.unconfirmed.sealed);
@@ -161,7 +190,7 @@ impl Replica {
             if members.get(&seal.issuer) == Some(&seal.incarnation) {
                 self.unconfirmed.sealed.push(seal);
             } else {
-                self.unconfirmed.open.union(&seal.blocks);
+                self.unconfirmed.open(NOBODY).union(&seal.blocks);
                 self.unconfirmed.since = self.unconfirmed.since.or(Some(self.now));
             }
         }
@@ -198,8 +227,8 @@ impl Replica {
         if self.disk.failed.is_some() {
             return;
         }
-        let blocks = core::mem::take(&mut self.unconfirmed.open);
-        self.unconfirmed.since = None;
+        let blocks = self.unconfirmed.take_for(issuer);
+        self.unconfirmed.since = (!self.unconfirmed.open.is_empty()).then_some(self.now);
         // A write that is not known to be committed is not covered: others may not have it yet.
         if !self.broken(broken!(FlushConfirmsUncommitted)) {
             let mut still: Vec<BlockRange> = self.applied.iter().map(|e| e.range).collect();
@@ -210,7 +239,7 @@ impl Replica {
             });
             still.extend(rolls.map(|op| op.range));
             for range in still.into_iter().filter(|r| blocks.intersects(*r)) {
-                self.unconfirmed.open.insert(range);
+                self.unconfirmed.open(issuer).insert(range);
                 self.unconfirmed.since = Some(self.now);
             }
         }

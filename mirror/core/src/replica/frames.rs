@@ -186,8 +186,11 @@ impl Replica {
             Message::Read { id, range } => self.on_read(node, id, range),
             Message::ReadReply { id, .. } => return self.on_read_reply(node, id, payload),
             Message::ReadRefused { id, reason } => self.on_read_refused(node, id, reason),
-            Message::Installed { answered, uncommitted, suspect, grant } => {
-                self.on_installed(node, &answered, Report { uncommitted, suspect, grant });
+            Message::Installed { answered, uncommitted, suspect, grant, holds } => {
+                self.on_installed(node, &answered, Report { uncommitted, suspect, grant, holds });
+            }
+            Message::GrantAsk { .. } | Message::Granted { .. } | Message::Recall { .. } | Message::Released { .. } => {
+                self.on_policing(node, &message)
             }
             Message::DigestAsk { id, range } => self.on_digest_ask(node, id, range),
             Message::Digests { id, range, digests } => self.on_digests(node, id, range, digests),

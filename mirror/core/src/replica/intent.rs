@@ -4,6 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::Replica;
+use super::flush::NOBODY;
 use super::view::{Slots, View};
 use crate::bitmap::BlockSet;
 use crate::ids::{Epoch, NodeId, RegionIndex, Time};
@@ -156,7 +157,8 @@ impl Replica {
             return;
         }
         self.suspect = self.found_intent.clone();
-        self.unconfirmed.open.union(&self.found_intent);
+        let found = self.found_intent.clone();
+        self.unconfirmed.open(NOBODY).union(&found);
         self.unconfirmed.since = Some(self.now);
         let me = self.node;
         let peers: Vec<NodeId> = self.meta.dirty.keys().copied().filter(|n| *n != me).collect();

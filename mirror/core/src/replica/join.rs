@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::apply::Purpose;
 use super::change::Change;
+use super::flush::NOBODY;
 use super::intent::region_range;
 use super::view::lists;
 use crate::bitmap::{BlockSet, Chunk};
@@ -417,7 +418,7 @@ impl Replica {
 
     /// What is pulled is unconfirmed like everything that this replica applied.
     fn note_pulled(&mut self, piece: BlockRange) {
-        self.unconfirmed.open.insert(piece);
+        self.unconfirmed.open(NOBODY).insert(piece);
         self.unconfirmed.since = self.unconfirmed.since.or(Some(self.now));
     }
 

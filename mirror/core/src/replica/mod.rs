@@ -7,7 +7,8 @@
 //! | `peer` | connections, sessions, heartbeats, suspicion |
 //! | `view` | the installed configuration, how the next one is adopted, reports |
 //! | `arbiter`, `change`, `steer` | the quorum of peers; changes as pure functions; which change is wanted now |
-//! | `write`, `read`, `flush`, `grants` | requests of the front end |
+//! | `write`, `window`, `read`, `flush` | requests of the front end |
+//! | `grants` | policing: who may write which range now |
 //! | `apply`, `intent` | the replica's disk: admission, intervals, write intent, dirty bitmaps |
 //! | `reconcile`, `join`, `verify` | making replicas equal: after a death, when one returns, on request |
 //! | `leave`, `operator` | planned leaving; commands |
@@ -145,6 +146,7 @@ pub struct Replica {
     again: bool,
     retry_at: Time,
     grants: grants::Grants,
+    policing: grants::Policing,
     commit_at: Time,
     commit_asked_at: Time,
     reads: read::Reads,
@@ -156,6 +158,8 @@ pub struct Replica {
     fenced: bool,
     /// When this run's attachment was installed.
     attached_at: Time,
+    /// The front end of this run's attachment has shown itself: it was attached, or has asked for something.
+    front_seen: bool,
     fenced_at: Option<Epoch>,
     frozen: bool,
     // the disk
@@ -244,6 +248,7 @@ impl Replica {
             again: false,
             retry_at: Time::NEVER,
             grants: grants::Grants::default(),
+            policing: grants::Policing::default(),
             commit_at: Time::NEVER,
             commit_asked_at: Time(0),
             reads: read::Reads::default(),
@@ -253,6 +258,7 @@ impl Replica {
             failed_at_last: false,
             fenced: false,
             attached_at: now,
+            front_seen: false,
             fenced_at: None,
             frozen: false,
             disk,
@@ -390,6 +396,7 @@ impl Replica {
         self.check_unacknowledged();
         self.check_last_replica();
         self.complete_ready();
+        self.advance_policing();
         self.send_commits();
         self.advance_leave();
         self.check_commands();

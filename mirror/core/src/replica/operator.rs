@@ -12,7 +12,7 @@ use crate::config::{AttachMode, Attachment, Config, Generation};
 use crate::effect::Effect;
 use crate::ids::{CommandId, Epoch, NodeId, Time, VoterId};
 use crate::input::{Command, CommandError, Reply};
-use crate::message::Ballot;
+use crate::message::{Ballot, Class};
 use crate::meta::{MetaUpdate, VoterState};
 
 /// How long an attach without `take_over`, a detach or a resize is tried.
@@ -34,6 +34,7 @@ pub(super) struct Operator {
     attach: Option<(Pending, Attachment, bool)>,
     detach: Option<Pending>,
     resize: Option<(Pending, u64)>,
+    priority: Option<(Pending, Class)>,
     /// A force, or the giving up of a generation.
     generation: Option<CommandId>,
 }
@@ -53,7 +54,7 @@ impl Operator {
     }
 
     pub fn is_busy(&self) -> bool {
-        self.attach.is_some() || self.detach.is_some() || self.resize.is_some()
+        self.attach.is_some() || self.detach.is_some() || self.resize.is_some() || self.priority.is_some()
     }
 }
 
@@ -64,7 +65,15 @@ impl Replica {
 
     pub(super) fn on_command(&mut self, id: CommandId, command: Command) {
         match command {
-            Command::Attach { mode, take_over, recoverable } => self.on_attach(id, mode, take_over, recoverable),
+            Command::Attach { mode, take_over, recoverable, class } => {
+                // What an engine had in flight when it ended is rolled forward. Issued again by its next run it could undo what
+                // another writer did in between.
+                let recoverable = recoverable && !self.is_shared();
+                let incarnation = self.incarnation;
+                self.on_attach(id, Attachment { incarnation, mode, recoverable, since: Epoch(0), class }, take_over);
+            }
+            Command::SetPriority { class } => self.on_set_priority(id, class),
+            Command::TakeGrants => self.on_take_grants(id),
             Command::Detach => self.on_detach(id),
             Command::Leave => self.on_leave(id),
             Command::Resize { blocks } => self.on_resize(id, blocks),
@@ -79,7 +88,8 @@ impl Replica {
         }
     }
 
-    fn on_attach(&mut self, command: CommandId, mode: AttachMode, take_over: bool, recoverable: bool) {
+    fn on_attach(&mut self, command: CommandId, attachment: Attachment, take_over: bool) {
+        let mode = attachment.mode;
         let state = |reason: &str| Err(CommandError::AttachState { reason: reason.into() });
         if self.operator.is_busy() || self.leaving.is_asking() {
             return self.answer(command, state("another attach, detach or resize is under way on this node"));
@@ -91,7 +101,7 @@ impl Replica {
             None => {}
         }
         let patience = if take_over { TAKE_OVER_PATIENCE } else { PATIENCE };
-        let attachment = Attachment { incarnation: self.incarnation, mode, recoverable, since: Epoch(0) };
+
         self.operator.attach = Some((Pending { command, until: self.now.after(patience) }, attachment, take_over));
         self.learn_at = self.now;
         // An attachment that outlived a restart of the engine is taken up again.
@@ -121,6 +131,15 @@ impl Replica {
         self.operator_view_changed();
     }
 
+    fn on_set_priority(&mut self, command: CommandId, class: Class) {
+        if self.operator.is_busy() {
+            let reason = "another attach, detach or change is under way on this node".into();
+            return self.answer(command, Err(CommandError::Forbidden { reason }));
+        }
+        self.operator.priority = Some((Pending { command, until: self.now.after(PATIENCE) }, class));
+        self.operator_view_changed();
+    }
+
     /// Swaps that commands under way want.
     pub(super) fn wanted_of_operator(&mut self) -> Option<Change> {
         let node = self.node;
@@ -132,9 +151,9 @@ impl Replica {
             let in_sync = self.view.is_in_sync(node, self.incarnation);
             let through_peer = self.view.nodes(self.view.in_sync).any(|n| n != node && self.session_is_listed(n));
             // As long as another writer is known there is nothing to swap; its end changes what is known.
-            let held = attachment.mode == AttachMode::ReadWrite && self.known.writer().is_some_and(|(n, _)| n != node);
-            if held && let Some((pending, _, false)) = self.operator.attach {
-                let holder = self.known.writer().map(|(n, _)| n).unwrap_or_default();
+            let holder = self.known.other_writer(node).filter(|_| attachment.mode == AttachMode::ReadWrite);
+            let held = holder.is_some();
+            if let (Some(holder), Some((pending, _, false))) = (holder, self.operator.attach) {
                 self.operator.attach = None;
                 self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder }));
                 return None;
@@ -149,8 +168,21 @@ impl Replica {
                 && self.flush.as_ref().is_none_or(|f| f.requests.is_empty());
             return quiet.then_some(Change::Detach { node, incarnation: self.incarnation });
         }
+        if self.is_forsaken() {
+            return Some(Change::Detach { node, incarnation: self.incarnation });
+        }
+        if let Some((_, class)) = self.operator.priority {
+            return Some(Change::SetPriority { class });
+        }
         let (_, blocks) = self.operator.resize?;
         Some(Change::Resize { blocks })
+    }
+
+    /// True if this run took an attachment over from its predecessor, and the front end has not come back: whoever wants the
+    /// volume elsewhere would wait for nothing.
+    fn is_forsaken(&self) -> bool {
+        let waited = self.now.since(self.attached_at) >= self.timing.restart_hold;
+        self.is_attached_here() && !self.front_seen && waited
     }
 
     /// A round for one of these ended.
@@ -181,6 +213,12 @@ impl Replica {
             self.operator.resize = None;
             self.answer(pending.command, Ok(Reply::Done));
         }
+        if let Some((pending, class)) = self.operator.priority
+            && self.view.config.priority == class
+        {
+            self.operator.priority = None;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
         if let Some(command) = self.operator.generation
             && self.known.generation == self.view.config.generation
             && self.adopting.is_none()
@@ -198,6 +236,7 @@ impl Replica {
             && self.reconciled
         {
             self.operator.attach = None;
+            self.front_seen = true;
             self.answer(pending.command, Ok(Reply::Done));
         }
     }
@@ -209,10 +248,9 @@ impl Replica {
             && pending.until <= self.now
         {
             self.operator.attach = None;
-            let writer =
-                self.known.writer().filter(|(n, _)| *n != self.node && attachment.mode == AttachMode::ReadWrite);
+            let writer = self.known.other_writer(self.node).filter(|_| attachment.mode == AttachMode::ReadWrite);
             let error = match writer {
-                Some((holder, _)) => CommandError::AttachedElsewhere { holder },
+                Some(holder) => CommandError::AttachedElsewhere { holder },
                 None if no_quorum => CommandError::NoQuorum,
                 None => CommandError::NoUpToDateReplica,
             };
@@ -222,6 +260,10 @@ impl Replica {
         let late = |p: &Pending| p.until <= now;
         if let Some(pending) = self.operator.detach.filter(late) {
             self.operator.detach = None;
+            self.answer(pending.command, Err(CommandError::NoQuorum));
+        }
+        if let Some((pending, _)) = self.operator.priority.filter(|(p, _)| late(p)) {
+            self.operator.priority = None;
             self.answer(pending.command, Err(CommandError::NoQuorum));
         }
         if let Some((pending, _)) = self.operator.resize.filter(|(p, _)| late(p)) {

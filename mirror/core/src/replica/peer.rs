@@ -362,6 +362,7 @@ impl Replica {
         self.join_session_opened(node);
         self.leave_session_opened(node);
         self.reconcile_session_opened(node);
+        self.policing_session_opened(node);
     }
 
     pub(super) fn on_heartbeat(&mut self, node: NodeId, conn: ConnId, stamp: Stamp, heartbeat: &Message) {

@@ -187,11 +187,15 @@ impl Replica {
         }
     }
 
-    /// Asks the writer to say what is committed.
+    /// Asks the writers to say what is committed.
     pub(super) fn want_commit(&mut self) {
-        let Some((writer, _)) = self.view.config.writer().filter(|(n, _)| *n != self.node) else { return };
-        if self.commit_asked_at.after(self.timing.commit_delay) <= self.now {
-            self.commit_asked_at = self.now;
+        if self.commit_asked_at.after(self.timing.commit_delay) > self.now {
+            return;
+        }
+        self.commit_asked_at = self.now;
+        let writers: Vec<NodeId> = self.view.config.writers().map(|(n, _)| n).collect();
+        let me = self.node;
+        for writer in writers.into_iter().filter(|n| *n != me) {
             self.send(writer, Message::CommitWanted, None);
         }
     }

@@ -81,7 +81,11 @@ impl Replica {
         // one was given: it is committed everywhere and must not be copied over what came later.
         let roll_committed = self.broken(broken!(RollForwardOfCommitted));
         all.retain(|(_, e)| !self.view.is_looked_after(e));
-        all.retain(|(_, e)| e.grant >= highest || roll_committed);
+        if self.is_shared() {
+            all = self.not_held_by_survivors(all);
+        } else {
+            all.retain(|(_, e)| e.grant >= highest || roll_committed);
+        }
         let alone = self.view.written() == self.view.bit(self.node);
         if all.is_empty() && (suspects.is_empty() || alone) {
             return self.reconciled();
@@ -102,8 +106,31 @@ impl Replica {
         self.next_reconcile_step();
     }
 
+    /// What a dead writer had in flight where no survivor holds a grant: wherever one does, the grant was given after the dead
+    /// one's writes were on all replicas, and what the survivor writes there goes to all by itself.
+    fn not_held_by_survivors(&self, all: Vec<(NodeId, Uncommitted)>) -> Vec<(NodeId, Uncommitted)> {
+        let mut held: Vec<BlockRange> = self.reports().flat_map(|(_, report)| report.holds.iter().copied()).collect();
+        held.sort_unstable();
+        let mut rest = Vec::new();
+        for (node, entry) in all {
+            let mut from = entry.range.start;
+            for taken in held.iter().filter_map(|range| range.intersection(entry.range)) {
+                let range = BlockRange::new(from, taken.start);
+                if !range.is_empty() {
+                    rest.push((node, Uncommitted { range, ..entry }));
+                }
+                from = from.max(taken.end);
+            }
+            let range = BlockRange::new(from, entry.range.end);
+            if !range.is_empty() {
+                rest.push((node, Uncommitted { range, ..entry }));
+            }
+        }
+        rest
+    }
+
     /// Own report and those of all peers.
-    fn reports(&self) -> impl Iterator<Item = (NodeId, &super::view::Report)> {
+    pub(super) fn reports(&self) -> impl Iterator<Item = (NodeId, &super::view::Report)> {
         let own = core::iter::once((self.node, &self.own_report));
         own.chain(self.peers.iter().filter_map(|(n, p)| p.report.as_ref().map(|r| (*n, r))))
     }
@@ -355,11 +382,12 @@ impl Replica {
     pub(super) fn reconciled(&mut self) {
         self.reconciled = true;
         self.blocked.clear();
+        self.policing_settled();
         self.suspect.clear();
         let view = &self.view;
         self.applied.retain(|e| view.is_looked_after(e));
         self.window.given_up = None;
-        if self.is_writer() && !self.grants.holds() {
+        if self.is_writer() && !self.grants.holds() && !self.is_shared() {
             let epoch = self.view.config.epoch;
             self.grants.acquire(self.node, epoch);
         }

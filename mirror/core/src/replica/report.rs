@@ -36,6 +36,7 @@ impl Replica {
             }),
             diverged: self.peers.iter().find(|(_, p)| p.diverged.is_some()).map(|(n, _)| *n),
             fenced_at: self.fenced_at,
+            grants: self.grants_status(),
             counters: self.counters,
         }
     }

@@ -173,7 +173,7 @@ impl Replica {
         let met_at = sessions.map(|s| s.opened_at).fold(self.started_at, Time::max);
         let patience = if all_ended { 0 } else { self.timing.start_alone };
         let since = met_at.max(self.started_at.after(patience));
-        (self.now.since(since) >= before as u64 * self.timing.swap_delay).then_some(alone)
+        (self.now >= since.after(before as u64 * self.timing.swap_delay)).then_some(alone)
     }
 
     /// Starts alone without the arbiter's word: what must never be (broken variant 29).
@@ -282,7 +282,7 @@ impl Replica {
     /// A round ended: whoever waits for it hears how.
     pub(super) fn change_ended(&mut self, change: &Change, outcome: Outcome) {
         match change {
-            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } => {
+            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } | Change::SetPriority { .. } => {
                 self.operator_change_ended(change, &outcome)
             }
             Change::AddVoter { .. } => self.admitting = None,

@@ -49,7 +49,7 @@ impl Replica {
         {
             Some(CommandError::Invalid { reason: format!("repair source: node {source} has no replica in sync") })
         } else if repair_from.is_some() && !steady {
-            Some(CommandError::Forbidden { reason: "repair runs on the writer's node while the volume is attached, and on the lowest in-sync node otherwise".into() })
+            Some(CommandError::Forbidden { reason: "repair runs on the only writer's node while the volume is attached, and on the lowest in-sync node otherwise".into() })
         } else {
             None
         };
@@ -73,17 +73,23 @@ impl Replica {
         self.advance_verify();
     }
 
-    /// True if this node can hold back every write: it is the writer, or there is none and it is the granting node.
-    fn writes_pass_here(&self) -> bool {
-        match self.view.config.writer() {
-            Some((node, _)) => node == self.node,
-            None => self.view.granting_node() == Some(self.node),
+    /// Who can hold back every write: the only writer, or the granting node if there is none.
+    fn passed_by_all_writes(&self) -> Option<NodeId> {
+        let mut writers = self.view.config.writers().map(|(node, _)| node);
+        match (writers.next(), writers.next()) {
+            (Some(writer), None) => Some(writer),
+            (Some(_), Some(_)) => None,
+            (None, _) => self.view.granting_node(),
         }
+    }
+
+    fn writes_pass_here(&self) -> bool {
+        self.passed_by_all_writes() == Some(self.node)
     }
 
     /// Repairs are accepted from whoever can hold back every write.
     pub(super) fn verify_repairs_from(&self, from: NodeId) -> bool {
-        self.view.config.writer().map_or(self.view.granting_node() == Some(from), |(node, _)| node == from)
+        self.passed_by_all_writes() == Some(from)
     }
 
     /// A piece is compared while nothing is written to it, where this node can see to that.

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use super::Replica;
 use super::durable::After;
-use crate::config::Config;
+use crate::config::{AttachMode, Attachment, Config};
 use crate::effect::{Effect, Event};
 use crate::ids::{GrantNumber, Incarnation, NodeId, Time};
 use crate::message::{Message, Stamp, Uncommitted};
@@ -89,7 +89,8 @@ impl View {
     }
 
     pub fn is_writer(&self, node: NodeId, inc: Incarnation) -> bool {
-        self.config.writer() == Some((node, inc)) && !self.left.contains(&(node, inc))
+        let writes = |a: &Attachment| a.incarnation == inc && a.mode == AttachMode::ReadWrite;
+        self.config.attached.get(&node).is_some_and(writes) && !self.left.contains(&(node, inc))
     }
 
     /// True if this write is one that a present attachment still looks after: its writer sends it again.
@@ -126,6 +127,7 @@ pub(super) struct Report {
     pub uncommitted: Vec<Uncommitted>,
     pub suspect: Vec<BlockRange>,
     pub grant: GrantNumber,
+    pub holds: Vec<BlockRange>,
 }
 
 /// An expelled member that may still serve reads until a time.
@@ -218,6 +220,10 @@ impl Replica {
         let old = core::mem::replace(&mut self.view, next);
         let grew = self.view.config.size_blocks != old.config.size_blocks;
         let new_epoch = self.view.config.epoch != old.config.epoch;
+        if self.view.config.generation != old.config.generation {
+            // Numbers of grants are compared within a generation only, like those of epochs.
+            self.grants = super::grants::Grants::default();
+        }
         let members = self.view.members();
         self.note_removed(&old, &members);
         let before = old.members();
@@ -247,6 +253,7 @@ impl Replica {
         // Peers do the same, under numbers of their present run.
         self.reads.from_peers.clear();
         self.install_attachment(&old);
+        self.policing_view_changed();
         self.install_report();
         // The round begins before anything is applied in it: what is applied again now counts as touched.
         self.restart_join();
@@ -306,7 +313,12 @@ impl Replica {
             } else {
                 Vec::new()
             };
-        Report { uncommitted, suspect, grant: self.grants.highest() }
+        let holds = if self.is_writer() && !self.broken(broken!(HoldingsNotReported)) {
+            self.grants.holder.holds()
+        } else {
+            Vec::new()
+        };
+        Report { uncommitted, suspect, grant: self.grants.highest(), holds }
     }
 
     /// Tells every peer what is installed here.
@@ -335,8 +347,8 @@ impl Replica {
                 answered.push((*peer, self.now.since(state.answered_at.max(self.started_at))));
             }
         }
-        let Report { uncommitted, suspect, grant } = self.own_report.clone();
-        self.send(node, Message::Installed { answered, uncommitted, suspect, grant }, None);
+        let Report { uncommitted, suspect, grant, holds } = self.own_report.clone();
+        self.send(node, Message::Installed { answered, uncommitted, suspect, grant, holds }, None);
     }
 
     /// A peer has installed the same view.
@@ -372,6 +384,7 @@ impl Replica {
         if members.keys().all(|n| *n == self.node || self.has_reported(*n)) {
             self.reports_in = true;
             self.begin_reconcile();
+            self.policing_reported();
             self.serve_waiting();
         }
     }

@@ -122,6 +122,7 @@ impl Replica {
 
     /// A request of the front end.
     pub(super) fn on_request(&mut self, request: Request) {
+        self.front_seen = true;
         match request.op {
             Op::Read => self.counters.front_reads += 1,
             Op::Flush => self.counters.front_flushes += 1,
@@ -201,7 +202,15 @@ impl Replica {
         if self.adopting.is_some() || !self.reports_in || self.view.written() == 0 {
             return false;
         }
-        let Some(grant) = self.grants.covering(range) else { return false };
+        let any = self.broken(broken!(AnyExtentIsEnough)) && self.is_shared();
+        let covering = match any && self.grants.holder.touches(range) {
+            true => Some(self.grants.holder.number),
+            false => self.grants.covering(range, &self.view.config.settings),
+        };
+        let Some(grant) = covering else {
+            self.want_grant(range);
+            return false;
+        };
         if self.window.overlaps(range) || self.blocked.intersects(range) || self.holds_writes_back(range) {
             return false;
         }
@@ -222,6 +231,9 @@ impl Replica {
             started: self.now,
         };
         let id = self.window.push(write);
+        if self.is_shared() {
+            self.grants.holder.note_write(range, self.view.config.settings.extent_blocks, self.now);
+        }
         self.taint_remote_reads(range);
         self.send_write(id);
         true
@@ -232,7 +244,11 @@ impl Replica {
         let floor = self.window.commit_floor();
         let flush_floor = self.flush_floor();
         let needed = self.view.written();
+        let renewed = self.is_shared() && !self.broken(broken!(ResentUnderOldNumber));
+        let number = renewed.then_some(self.grants.holder.number);
         let Some(write) = self.window.get_mut(id) else { return };
+        // What is sent again goes under the number that newer writes of the extent may have gone under already.
+        write.grant = write.grant.max(number.unwrap_or_default());
         let todo = needed & !write.acked & !write.sent;
         let copy = *write;
         for slot in 0..3 {
@@ -323,6 +339,8 @@ impl Replica {
         if let Some(request) = write.request {
             self.complete(request, Ok(()));
         }
+        // A range may have been drained by it.
+        self.attention |= self.grants.holder.is_draining();
         // Reads of peers that it held back.
         self.again |= !self.reads.from_peers.is_empty();
         if !self.broken(broken!(CommitNeverSent)) {
@@ -627,7 +645,7 @@ impl Replica {
         }
         if was && !attached {
             self.grants.drop_own();
-            if asked {
+            if asked || !self.front_seen {
                 self.fail_all(IoError::Io);
             } else {
                 self.fence();

@@ -55,11 +55,12 @@ fn main() {
         attached: BTreeMap::new(),
         last_in_sync: BTreeMap::new(),
         requests: BTreeMap::new(),
+        priority: Default::default(),
     };
     for engine in &engines {
         engine.create("v", config.clone(), engine.identity().node != NodeId(3)).expect("create");
     }
-    let attach = Command::Attach { mode: AttachMode::ReadWrite, take_over: true, recoverable: false };
+    let attach = Command::Attach { mode: AttachMode::ReadWrite, take_over: true, recoverable: false, class: None };
     engines[0].command("v", attach).expect("volume").wait().expect("engine").expect("attach");
     println!("{:?}", engines[0].start_front_end("v", kind).expect("front end"));
     let _ = std::io::stdin().read_to_end(&mut Vec::new());

@@ -36,6 +36,7 @@ fn config() -> Config {
         attached: BTreeMap::new(),
         last_in_sync: BTreeMap::new(),
         requests: BTreeMap::new(),
+        priority: Default::default(),
     }
 }
 

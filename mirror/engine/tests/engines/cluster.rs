@@ -90,6 +90,7 @@ impl Cluster {
             attached: BTreeMap::new(),
             last_in_sync: BTreeMap::new(),
             requests: BTreeMap::new(),
+            priority: Default::default(),
         };
         for id in 1..=3 {
             self.engines[&id].create(name, config.clone(), id != 3).unwrap();
@@ -102,7 +103,11 @@ impl Cluster {
     }
 
     pub fn attach(&self, id: u32, name: &str, take_over: bool) -> Result<Reply, CommandError> {
-        self.command(id, name, Command::Attach { mode: AttachMode::ReadWrite, take_over, recoverable: false })
+        self.command(
+            id,
+            name,
+            Command::Attach { mode: AttachMode::ReadWrite, take_over, recoverable: false, class: None },
+        )
     }
 
     pub fn request(&self, id: u32, name: &str, op: Op, range: BlockRange, data: Vec<u8>) -> RequestResult {

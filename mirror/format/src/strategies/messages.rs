@@ -1,14 +1,15 @@
 //! Every message.
 
 use lockstep_core::{
-    BootId, Config, Digest, FlushId, Frame, Message, ReadId, Refusal, Round, SessionId, VoterId, WriteId, WriteKind,
+    AskId, BlockRange, BootId, Config, Digest, FlushId, Frame, Message, ReadId, RecallId, Refusal, Round, SessionId,
+    VoterId, WriteId, WriteKind,
 };
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
 use super::{
-    accepted, ballot, chunk, chunk_number, config, epoch, grant, incarnation, left_marks, node, range, stamp,
+    accepted, ballot, chunk, chunk_number, class, config, epoch, grant, incarnation, left_marks, node, range, stamp,
     uncommitted,
 };
 
@@ -22,7 +23,7 @@ pub fn frame() -> impl Strategy<Value = Frame> {
 
 /// Any message.
 pub fn message() -> impl Strategy<Value = Message> {
-    prop_oneof![7 => writes(), 5 => reads(), 8 => resync(), 4 => contact(), 7 => votes(), 6 => views()]
+    prop_oneof![7 => writes(), 4 => grants(), 5 => reads(), 8 => resync(), 4 => contact(), 7 => votes(), 6 => views()]
 }
 
 fn write_id() -> impl Strategy<Value = WriteId> {
@@ -79,6 +80,32 @@ fn writes() -> impl Strategy<Value = Message> {
         Just(Message::CommitWanted),
         (flush_id(), write_id()).prop_map(|(id, floor)| Message::Flush { id, floor }),
         flush_id().prop_map(|id| Message::FlushAck { id }),
+    ]
+}
+
+fn grants() -> impl Strategy<Value = Message> {
+    let ask = || any::<u64>().prop_map(AskId);
+    let recall = || any::<u64>().prop_map(RecallId);
+    let recalled = range(1 << 30).prop_flat_map(|range| {
+        (Just(range), range.start..range.end).prop_flat_map(|(range, from)| {
+            (Just(range), (from + 1)..=range.end).prop_map(move |(range, to)| (range, BlockRange::new(from, to)))
+        })
+    });
+    prop_oneof![
+        (ask(), range(1 << 30), class(), any::<u64>()).prop_map(|(id, range, class, waited)| Message::GrantAsk {
+            id,
+            range,
+            class,
+            waited
+        }),
+        (ask(), range(1 << 30), grant()).prop_map(|(id, range, number)| Message::Granted { id, range, number }),
+        (recall(), recalled, class()).prop_map(|(id, (range, needed), class)| Message::Recall {
+            id,
+            range,
+            needed,
+            class
+        }),
+        (recall(), vec(range(1 << 30), 0..6)).prop_map(|(id, kept)| Message::Released { id, kept }),
     ]
 }
 
@@ -173,14 +200,16 @@ fn votes() -> impl Strategy<Value = Message> {
 }
 
 fn views() -> impl Strategy<Value = Message> {
-    let report = (vec((node(), any::<u64>()), 0..4), vec(uncommitted(), 0..6), vec(range(1 << 30), 0..6), grant());
+    let ranges = || vec(range(1 << 30), 0..6);
+    let report = (vec((node(), any::<u64>()), 0..4), vec(uncommitted(), 0..6), ranges(), grant(), ranges());
     prop_oneof![
         (boxed_config(), left_marks()).prop_map(|(config, left)| Message::Install { config, left }),
-        report.prop_map(|(answered, uncommitted, suspect, grant)| Message::Installed {
+        report.prop_map(|(answered, uncommitted, suspect, grant, holds)| Message::Installed {
             answered,
             uncommitted,
             suspect,
-            grant
+            grant,
+            holds
         }),
         Just(Message::LeaveAsk),
         any::<bool>().prop_map(|stays| Message::LeaveAnswer { stays }),

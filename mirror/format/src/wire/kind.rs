@@ -69,6 +69,11 @@ kinds! {
     Flush = 0x35,
     FlushAck = 0x36,
 
+    GrantAsk = 0x38,
+    Granted = 0x39,
+    Recall = 0x3a,
+    Released = 0x3b,
+
     Read = 0x40,
     ReadReply = 0x41,
     ReadRefused = 0x42,

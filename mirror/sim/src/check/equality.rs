@@ -123,7 +123,7 @@ impl World {
     pub fn is_settled(&self) -> bool {
         let latest = self.checks.latest();
         latest.joining.is_empty()
-            && latest.writer().is_none()
+            && latest.writers().next().is_none()
             && latest.in_sync.keys().all(|node| {
                 let machine = self.nodes.get(node).and_then(|node| node.machine.as_ref());
                 machine.is_some_and(|machine| machine.config() == latest && !machine.status().reconciling)

@@ -143,9 +143,14 @@ impl Era<'_> {
         operations
     }
 
-    /// A write without an answer cannot take effect after a later writer has been answered about the block.
+    /// A write without an answer cannot take effect after a later writer has been answered about the block; where several
+    /// write at once, after a later attachment of the same node has been.
     fn fenced(&self, request: &Request) -> u64 {
-        let later = |step: &&Step<'_>| step.request.writer && step.request.attachment > request.attachment;
+        let shared = self.record.shared;
+        let later = |step: &&Step<'_>| {
+            let after = step.request.writer && step.request.attachment > request.attachment;
+            after && (!shared || step.request.node == request.node)
+        };
         let answered = self.steps.iter().filter(later).filter_map(|step| match step.request.ended {
             Some((moment, Ok(()))) => Some(moment),
             _ => None,

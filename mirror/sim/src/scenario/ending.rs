@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lockstep_core::timing::MS;
-use lockstep_core::{BlockRange, Command, Incarnation, NodeId, Op};
+use lockstep_core::{Access, AttachMode, BlockRange, Command, Incarnation, NodeId, Op};
 
 use crate::check::check_history;
 use crate::failure::Failure;
@@ -79,7 +79,18 @@ pub fn is_healthy(world: &World) -> bool {
     config.joining.is_empty()
         && !world.asked.iter().any(is_leaving)
         && world.plan.replicas.iter().filter(usable).all(runs)
-        && world.writer().is_some_and(|writer| config.attached.contains_key(&writer))
+        && are_writers_attached(world)
+}
+
+/// The writer of a single-writer volume, wherever it is; every one of a multi-writer volume.
+fn are_writers_attached(world: &World) -> bool {
+    let config = world.checks.latest();
+    let writers = world.writers();
+    let wanted = match world.plan.settings.access {
+        Access::SingleWriter => 1,
+        Access::MultiWriter => world.plan.attach.iter().filter(|(_, mode)| *mode == AttachMode::ReadWrite).count(),
+    };
+    writers.len() >= wanted && writers.iter().all(|writer| config.attached.contains_key(writer))
 }
 
 fn settle(world: &mut World) {

@@ -94,7 +94,7 @@ fn force_both(world: &mut World) {
     let mine = write(world, A, 5_000);
     let theirs = write(world, B, 5_000);
     let both = move |world: &World| is_done(world, mine) && is_done(world, theirs);
-    if !reach(world, SECOND, "both sides serve", both) {
+    if !reach(world, 4 * SECOND, "both sides serve", both) {
         return;
     }
     let before = [A, B].map(|node| (generation(world, node), world.nodes[&node].disk.content(5_000)));

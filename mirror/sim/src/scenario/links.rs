@@ -148,7 +148,8 @@ fn narrow(world: &mut World) {
     if !warm(world) {
         return;
     }
-    world.plan.expect.stall_max = Some(6 * SECOND);
+    // What is open at once is up to 25 MB, and requests for one block wait for each other.
+    world.plan.expect.stall_max = Some(8 * SECOND);
     world.run_for(9 * SECOND);
     world.plan.expect.stall_max = None;
 }

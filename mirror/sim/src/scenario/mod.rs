@@ -12,6 +12,7 @@ mod power;
 mod reading;
 mod restart;
 mod resync;
+mod sharing;
 mod stage;
 
 use crate::plan::Plan;
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(disk::SCENARIOS);
     all.extend(arbiter::SCENARIOS);
     all.extend(force::SCENARIOS);
+    all.extend(sharing::SCENARIOS);
     all
 }
 

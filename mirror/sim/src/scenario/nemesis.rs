@@ -1,13 +1,12 @@
 //! Random faults: at any moment, or in the middle of a protocol.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Command, Net, NodeId};
+use lockstep_core::{Access, Command, Net, NodeId};
 
 use super::disk::break_disk;
 use super::resync::grow;
 use crate::plan::SECOND;
-use crate::rng::Rng;
-use crate::world::{FRAME_KINDS, Pattern, UPDATE_KINDS, World};
+use crate::world::{FRAME_KINDS, GRANT_KINDS, Pattern, UPDATE_KINDS, World};
 
 /// Kinds of faults that a scenario allows, in parts of their sum.
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +100,7 @@ pub fn strike(world: &mut World, wrath: Wrath) {
     let Some(node) = world.rng.pick(&world.plan.nodes.clone()) else { return };
     if world.rng.percent(45) {
         let Some(watched) = world.rng.pick(&world.plan.nodes.clone()) else { return };
-        let pattern = any_pattern(&mut world.rng, watched);
+        let pattern = any_pattern(world, watched);
         let count = world.rng.skewed(1, 12) as u32;
         let delay = if world.rng.one_in(2) { 0 } else { world.rng.skewed(1, 6 * MS) };
         world.when(pattern, count, delay, Box::new(move |world| inflict(world, wrath, node)));
@@ -110,7 +109,12 @@ pub fn strike(world: &mut World, wrath: Wrath) {
     }
 }
 
-fn any_pattern(rng: &mut Rng, node: NodeId) -> Pattern {
+fn any_pattern(world: &mut World, node: NodeId) -> Pattern {
+    let rng = &mut world.rng;
+    if world.plan.settings.access == Access::MultiWriter && rng.one_in(3) {
+        let kind = rng.pick(&GRANT_KINDS).unwrap_or("Granted");
+        return if rng.one_in(2) { Pattern::Sends(node, kind) } else { Pattern::Receives(node, kind) };
+    }
     match rng.below(3) {
         0 => Pattern::Persists(node, rng.pick(&UPDATE_KINDS).unwrap_or("Config")),
         1 => Pattern::Sends(node, rng.pick(&FRAME_KINDS).unwrap_or("Write")),
@@ -310,7 +314,10 @@ fn leave(world: &mut World, node: NodeId, outage: u64) {
 }
 
 fn detach(world: &mut World) {
-    if let Some(writer) = world.writer() {
+    let writers = world.writers();
+    // A draw of one would only change what every other seed does.
+    let writer = if writers.len() > 1 { world.rng.pick(&writers) } else { writers.first().copied() };
+    if let Some(writer) = writer {
         world.command(writer, lockstep_core::Command::Detach);
     }
 }

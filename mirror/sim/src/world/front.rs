@@ -50,6 +50,13 @@ impl World {
         self.fronts.iter().find(|(_, front)| writes(front)).map(|(id, _)| *id)
     }
 
+    /// Every node whose front end is attached for writing.
+    #[must_use]
+    pub fn writers(&self) -> Vec<NodeId> {
+        let writes = |front: &FrontEnd| front.attachment.is_some() && front.mode == Some(AttachMode::ReadWrite);
+        self.fronts.iter().filter(|(_, front)| writes(front)).map(|(id, _)| *id).collect()
+    }
+
     /// The attachment of a node has begun, or goes on after a restart of the engine.
     pub(super) fn begin_attachment(&mut self, id: NodeId, mode: AttachMode) {
         let front = self.front(id);

@@ -28,7 +28,7 @@ use crate::trace::Trace;
 
 pub use front::FrontEnd;
 pub use operator::Asked;
-pub use trigger::{FRAME_KINDS, Pattern, Trigger, UPDATE_KINDS, frame_kind, update_kind};
+pub use trigger::{FRAME_KINDS, GRANT_KINDS, Pattern, Trigger, UPDATE_KINDS, frame_kind, update_kind};
 
 /// More events than this in one run are a livelock.
 const EVENTS_MAX: u64 = 8_000_000;
@@ -272,6 +272,7 @@ impl World {
             self.carry_out(id, effect);
         }
         self.effects.push_back(effects);
+        self.check_only_holder(id);
         self.arm_tick(id);
     }
 
@@ -291,6 +292,7 @@ impl World {
     }
 
     pub(crate) fn on_core_event(&mut self, id: NodeId, event: &CoreEvent) {
+        self.check_policing(id, event);
         if let CoreEvent::Expelled { node, .. } = event {
             self.expulsions.push((id, *node));
             if self.plan.expect.no_expulsion {

@@ -1,7 +1,7 @@
 //! The operator: attaches what should be attached, and asks what scripts want asked.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{AttachMode, Command, CommandError, CommandId, Input, NodeId, Reply};
+use lockstep_core::{Access, AttachMode, Command, CommandError, CommandId, Input, NodeId, Reply};
 
 use super::{Happening, World};
 use crate::plan::SECOND;
@@ -93,7 +93,8 @@ impl World {
     /// Asks to be attached.
     pub fn attach(&mut self, node: NodeId, mode: AttachMode, take_over: bool) -> usize {
         let recoverable = self.plan.recoverable;
-        self.command(node, Command::Attach { mode, take_over, recoverable })
+        let class = self.plan.classes.get(&node).copied();
+        self.command(node, Command::Attach { mode, take_over, recoverable, class })
     }
 
     /// Looks after the attachments once in a while.
@@ -106,8 +107,10 @@ impl World {
         }
         for (node, mode) in self.plan.attach.clone() {
             match mode {
-                AttachMode::ReadOnly => self.look_after_reader(node),
-                AttachMode::ReadWrite => self.look_after_writer(node),
+                AttachMode::ReadWrite if self.plan.settings.access == Access::SingleWriter => {
+                    self.look_after_writer(node);
+                }
+                mode => self.look_after_one(node, mode),
             }
         }
     }
@@ -121,10 +124,10 @@ impl World {
         })
     }
 
-    fn look_after_reader(&mut self, node: NodeId) {
+    fn look_after_one(&mut self, node: NodeId, mode: AttachMode) {
         let running = self.nodes.get(&node).is_some_and(|node| node.is_running());
-        if running && self.front(node).attachment.is_none() && !self.is_asking(AttachMode::ReadOnly, Some(node)) {
-            self.attach(node, AttachMode::ReadOnly, false);
+        if running && self.front(node).attachment.is_none() && !self.is_asking(mode, Some(node)) {
+            self.attach(node, mode, false);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use lockstep_core::timing::MS;
-use lockstep_core::{BootId, Config, Epoch, Generation, Incarnation, Meta, NodeId, VolumeId, VoterId};
+use lockstep_core::{Access, BootId, Config, Epoch, Generation, Incarnation, Meta, NodeId, VolumeId, VoterId};
 
 use super::{Happening, World};
 use crate::check::Checks;
@@ -27,6 +27,7 @@ pub fn created(plan: &Plan) -> Config {
         epoch: Epoch(1),
         size_blocks: plan.size_blocks,
         settings: plan.settings,
+        priority: Default::default(),
         replicas: plan.replicas.iter().copied().collect(),
         tie_breaker: plan.tie_breaker,
         voters: voters.map(|node| (node, VoterId(u64::from(node.0)))).collect(),
@@ -44,6 +45,7 @@ impl World {
     pub fn new(plan: Plan, seed: u64, factory: Factory, trace: Trace) -> World {
         let mut rng = Rng::new(seed);
         let config = created(&plan);
+        let shared = plan.settings.access == Access::MultiWriter;
         let mut nodes = BTreeMap::new();
         for id in &plan.nodes {
             let has_data = plan.replicas.contains(id);
@@ -63,7 +65,7 @@ impl World {
             nodes,
             net,
             fronts: BTreeMap::new(),
-            record: Recorder::default(),
+            record: Recorder::new(shared),
             trace,
             rng,
             asked: Vec::new(),

@@ -53,6 +53,9 @@ pub const FRAME_KINDS: [&str; 22] = [
     "CommitWanted",
 ];
 
+/// Kinds of frames of policing that random faults may wait for.
+pub const GRANT_KINDS: [&str; 4] = ["GrantAsk", "Granted", "Recall", "Released"];
+
 /// Kinds of updates that random faults may wait for.
 pub const UPDATE_KINDS: [&str; 8] =
     ["Started", "Config", "Voter", "IntentSet", "IntentClear", "DirtyBegin", "DirtyChunk", "DirtyEnd"];
@@ -74,6 +77,10 @@ pub fn frame_kind(message: &Message) -> &'static str {
         Message::VoterAdmitted { .. } => "VoterAdmitted",
         Message::Install { .. } => "Install",
         Message::Installed { .. } => "Installed",
+        Message::GrantAsk { .. } => "GrantAsk",
+        Message::Granted { .. } => "Granted",
+        Message::Recall { .. } => "Recall",
+        Message::Released { .. } => "Released",
         Message::Write { .. } => "Write",
         Message::WriteAck { .. } => "WriteAck",
         Message::WriteRefused { .. } => "WriteRefused",

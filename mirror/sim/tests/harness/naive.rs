@@ -193,6 +193,7 @@ impl Machine for Naive {
                     mode: AttachMode::ReadWrite,
                     recoverable: false,
                     since: lockstep_core::Epoch(1),
+                    class: None,
                 };
                 let mut config = self.meta.config.clone();
                 config.epoch = Epoch(config.epoch.0 + 1);
@@ -260,8 +261,12 @@ impl Machine for Naive {
         &self.meta.left
     }
 
+    fn grants_taken(&self) -> u64 {
+        0
+    }
     fn status(&self) -> Status {
         Status {
+            grants: None,
             node: self.meta.node,
             incarnation: self.setup.incarnation,
             config: self.meta.config.clone(),

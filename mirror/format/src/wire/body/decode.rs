@@ -2,13 +2,14 @@
 
 use lockstep_core::message::Uncommitted;
 use lockstep_core::{
-    BootId, Digest, Epoch, FlushId, Incarnation, Message, NodeId, ReadId, Refusal, Round, SessionId, VoterId, WriteId,
-    WriteKind,
+    AskId, BootId, Digest, Epoch, FlushId, Incarnation, Message, NodeId, ReadId, RecallId, Refusal, Round, SessionId,
+    VoterId, WriteId, WriteKind,
 };
 
 use crate::bytes::{DecodeValue, Reader};
 use crate::values::{
-    CHUNKS_BYTES_MIN, take_accepted, take_ballot, take_chunks, take_config, take_grant, take_left, take_range,
+    CHUNKS_BYTES_MIN, take_accepted, take_ballot, take_chunks, take_class, take_config, take_grant, take_left,
+    take_range,
 };
 use crate::wire::Kind;
 
@@ -28,6 +29,7 @@ pub(in crate::wire) fn decode(kind: Kind, body: &[u8]) -> Result<Message, Decode
         | Kind::CommitWanted
         | Kind::Flush
         | Kind::FlushAck => decode_write(kind, &mut r)?,
+        Kind::GrantAsk | Kind::Granted | Kind::Recall | Kind::Released => decode_grant(kind, &mut r)?,
         Kind::Read | Kind::ReadReply | Kind::ReadRefused | Kind::DigestAsk | Kind::Digests => {
             decode_read(kind, &mut r)?
         }
@@ -72,6 +74,24 @@ fn decode_write(kind: Kind, r: &mut Reader<'_>) -> Result<Message, DecodeValue> 
         Kind::CommitWanted => Message::CommitWanted,
         Kind::Flush => Message::Flush { id: FlushId(r.u64()?), floor: WriteId(r.u64()?) },
         Kind::FlushAck => Message::FlushAck { id: FlushId(r.u64()?) },
+        other => unreachable!("decode sends {other:?} elsewhere"),
+    })
+}
+
+fn decode_grant(kind: Kind, r: &mut Reader<'_>) -> Result<Message, DecodeValue> {
+    Ok(match kind {
+        Kind::GrantAsk => {
+            Message::GrantAsk { id: AskId(r.u64()?), range: take_range(r)?, class: take_class(r)?, waited: r.u64()? }
+        }
+        Kind::Granted => Message::Granted { id: AskId(r.u64()?), range: take_range(r)?, number: take_grant(r)? },
+        Kind::Recall => {
+            let (id, range, needed) = (RecallId(r.u64()?), take_range(r)?, take_range(r)?);
+            if !range.contains(needed) {
+                return Err(DecodeValue::OutOfBounds("what a recall needs"));
+            }
+            Message::Recall { id, range, needed, class: take_class(r)? }
+        }
+        Kind::Released => Message::Released { id: RecallId(r.u64()?), kept: r.list(RANGE_BYTES, take_range)? },
         other => unreachable!("decode sends {other:?} elsewhere"),
     })
 }
@@ -180,6 +200,7 @@ fn decode_view(kind: Kind, r: &mut Reader<'_>) -> Result<Message, DecodeValue> {
             uncommitted: r.list(UNCOMMITTED_BYTES, take_uncommitted)?,
             suspect: r.list(RANGE_BYTES, take_range)?,
             grant: take_grant(r)?,
+            holds: r.list(RANGE_BYTES, take_range)?,
         },
         Kind::LeaveAsk => Message::LeaveAsk,
         Kind::LeaveAnswer => Message::LeaveAnswer { stays: r.bool("stays")? },

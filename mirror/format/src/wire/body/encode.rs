@@ -72,9 +72,31 @@ pub(in crate::wire) fn encode(message: &Message, out: &mut Vec<u8>) {
         Message::MapPart { round, peer, valid, since, chunks, next, absent } => {
             map_part(w, (*round, *peer, *valid, *since), chunks, *next, absent);
         }
-        Message::Installed { answered, uncommitted, suspect, grant } => {
+        Message::Installed { answered, uncommitted, suspect, grant, holds } => {
             installed(w, answered, uncommitted, suspect);
             put_grant(w, *grant);
+            w.list(holds, |w, range| put_range(w, *range));
+        }
+        Message::GrantAsk { id, range, class, waited } => {
+            w.u64(id.0);
+            put_range(w, *range);
+            w.u8(*class as u8);
+            w.u64(*waited);
+        }
+        Message::Granted { id, range, number } => {
+            w.u64(id.0);
+            put_range(w, *range);
+            put_grant(w, *number);
+        }
+        Message::Recall { id, range, needed, class } => {
+            w.u64(id.0);
+            put_range(w, *range);
+            put_range(w, *needed);
+            w.u8(*class as u8);
+        }
+        Message::Released { id, kept } => {
+            w.u64(id.0);
+            w.list(kept, |w, range| put_range(w, *range));
         }
         Message::Install { config, left } => install(w, config, left),
         Message::LeaveAnswer { stays } => w.bool(*stays),

@@ -1,0 +1,104 @@
+//! Policing: who may write which range now.
+//!
+//! A *single-writer* volume has one grant over everything, numbered by the epoch in which its holder's attachment was
+//! installed; it survives changes of epoch for as long as the holder stays attached. A *multi-writer* volume is granted by
+//! extents: [`table`] is the granting node's side, [`holder`] a writer's, [`steps`] what joins them with the replica.
+//! Replicas learn a number from the first write that carries it.
+
+mod extents;
+pub(super) mod holder;
+#[cfg(test)]
+mod model;
+mod steps;
+pub(super) mod table;
+
+use crate::config::{Access, Settings};
+use crate::ids::{Epoch, GrantNumber, NodeId};
+use crate::range::BlockRange;
+
+pub(super) use steps::Policing;
+
+/// What this member holds, and what it has seen others hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Grants {
+    /// Of a single-writer volume.
+    own: Option<GrantNumber>,
+    holder_of_all: Option<NodeId>,
+    /// Highest number known.
+    highest: GrantNumber,
+    /// Of a multi-writer volume.
+    pub holder: holder::Holder,
+    seen: holder::Seen,
+}
+
+impl Grants {
+    /// True if this member holds the grant of a single-writer volume.
+    pub fn holds(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// This member is attached for writing, and what was in flight before it is settled.
+    pub fn acquire(&mut self, me: NodeId, epoch: Epoch) {
+        let number = GrantNumber { epoch, counter: 1 };
+        self.own = Some(number);
+        self.learn_whole(number, me);
+    }
+
+    /// This member is not attached any more.
+    pub fn drop_own(&mut self) {
+        self.own = None;
+        self.holder.drop_all();
+    }
+
+    /// The grant that covers the range, if this member holds one. Blocks that are still being reconciled are held back
+    /// one by one elsewhere; the rest of the volume does not wait for them.
+    pub fn covering(&self, range: BlockRange, settings: &Settings) -> Option<GrantNumber> {
+        match settings.access {
+            Access::SingleWriter => self.own,
+            Access::MultiWriter => self.holder.covers(range).then_some(self.holder.number),
+        }
+    }
+
+    /// True if a write under this number may be applied: none higher is known, and an equal one is the same holder's.
+    pub fn admits(&self, range: BlockRange, settings: &Settings, number: GrantNumber, from: NodeId) -> bool {
+        match settings.access {
+            Access::SingleWriter => {
+                number > self.highest || number == self.highest && self.holder_of_all.is_none_or(|h| h == from)
+            }
+            Access::MultiWriter => self.seen.admits(range, settings.extent_blocks, number, from),
+        }
+    }
+
+    /// Learns a number from a write.
+    pub fn learn(&mut self, range: BlockRange, settings: &Settings, number: GrantNumber, from: NodeId) {
+        match settings.access {
+            Access::SingleWriter => self.learn_whole(number, from),
+            Access::MultiWriter => {
+                self.highest = self.highest.max(number);
+                self.seen.learn(range, settings.extent_blocks, number, from);
+            }
+        }
+    }
+
+    fn learn_whole(&mut self, number: GrantNumber, from: NodeId) {
+        if number > self.highest {
+            self.highest = number;
+        }
+        if number == self.highest {
+            self.holder_of_all = Some(from);
+        }
+    }
+
+    /// Learns a number from a report, without its holder.
+    pub fn learn_floor(&mut self, number: GrantNumber) {
+        if number > self.highest {
+            self.highest = number;
+            self.holder_of_all = None;
+        }
+    }
+
+    /// Highest number known.
+    pub fn highest(&self) -> GrantNumber {
+        self.highest.max(self.holder.number)
+    }
+}
