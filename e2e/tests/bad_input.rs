@@ -94,6 +94,58 @@ fn only_one_node_writes_and_the_other_is_told_which() -> Result<()> {
 }
 
 #[test]
+fn replica_that_is_gone_from_its_pool_is_named_and_not_made_anew() -> Result<()> {
+    let ground = ground()?;
+    let playground = &ground.playground;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b"])?;
+    let pool = playground.pool_dir("a")?;
+    playground.disturb("a", Fault::Stop, true)?;
+    let away = ground.home.path().join("away");
+    fs::create_dir(&away)?;
+    for entry in fs::read_dir(&pool)? {
+        let entry = entry?;
+        // Everything but what says that this directory is a pool.
+        if entry.file_type()?.is_dir() {
+            fs::rename(entry.path(), away.join(entry.file_name()))?;
+        }
+    }
+    ensure!(fs::read_dir(&away)?.count() > 0, "nothing was taken away from {}", pool.display());
+    playground.restart("a", true)?;
+    let refused = wait::until_ok("the agent has looked into its pool", BOUND, || {
+        let found = ground.refused(STATE_FORBIDS, &["volume", "attach", "v", "--front-end", "nbd-socket"])?;
+        Ok(Some(found))
+    })?;
+    ensure!(refused.message.contains("attach at another node"), "{refused}");
+    let left: Vec<_> =
+        fs::read_dir(&pool)?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    ensure!(!left.iter().any(|name| pool.join(name).is_dir()), "something was made in its place: {left:?}");
+    playground.attach("b", "v", &["--front-end", "nbd-socket"])?;
+    ground.playground.destroy()
+}
+
+#[test]
+fn requests_fail_instead_of_waiting_where_a_volume_is_made_so() -> Result<()> {
+    let ground = ground()?;
+    let playground = &ground.playground;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b", "--on-quorum-loss", "error"])?;
+    let target = Target::of(&playground.attach("a", "v", &["--front-end", "nbd-socket"])?)?;
+    let buffer = AlignedBuffer::new(BLOCK_BYTES);
+    let connection = target.open()?;
+    connection.write(0, buffer.bytes())?;
+    for node in ["b", "c"] {
+        playground.disturb(node, Fault::Kill, true)?;
+    }
+    // Neither a peer nor a quorum is left: the write waits for suspicion, and fails.
+    let error = connection.write(0, buffer.bytes()).err().context("a write without a quorum completed")?;
+    ensure!(error.raw_os_error() == Some(libc::EIO) || error.kind() == std::io::ErrorKind::Other, "{error:?}");
+    for node in ["b", "c"] {
+        playground.restart(node, true)?;
+    }
+    wait::until_ok("the volume serves again", BOUND, || Ok(Some(target.open()?.write(0, buffer.bytes())?)))?;
+    ground.playground.destroy()
+}
+
+#[test]
 fn pool_with_foreign_files_is_refused_and_untouched() -> Result<()> {
     let ground = ground()?;
     let foreign = ground.home.path().join("foreign");

@@ -86,12 +86,10 @@ impl Troubled {
         let session = &self.cluster.writer()?.session;
         session.wait_progress(OPERATIONS, OPERATION_BOUND).context("after the replica has left")?;
         ensure!(session.counts().errors == 0, "the application saw {:?}: {:?}", session.counts(), session.last_error());
-        let mut last = None;
         wait::until_true(&format!("{node} says that its disk has failed, and why"), LEAVE_BOUND, || {
-            let this = last.insert(self.status(node)?).this_node.clone();
+            let this = self.status(node)?.this_node;
             Ok(this.disk == "Failed" && this.reason.is_some_and(|reason| !reason.is_empty()))
-        })
-        .with_context(|| format!("its last status: {last:#?}"))?;
+        })?;
         self.cluster.judge()?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use lockstep_e2e::cleanup::{Cleanup, Scratch};
-use lockstep_e2e::soak::{FrontEnd, SoakOptions, run};
+use lockstep_e2e::soak::{FrontEnd, SharingOptions, SoakOptions, run, run_sharing};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -21,6 +21,9 @@ struct Arguments {
     /// Two or three; both, one after the other, if not given.
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=3))]
     replicas: Option<u8>,
+    /// One writer at a time, or a writer on each of three nodes; both, one after the other, if not given.
+    #[arg(long)]
+    access: Option<AccessName>,
     /// The replicas are compared after so many rounds.
     #[arg(long, default_value_t = 10)]
     compare_every: u64,
@@ -33,6 +36,12 @@ struct Arguments {
     /// Where the playground goes; by default a new directory below the system's temporary one.
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AccessName {
+    SingleWriter,
+    MultiWriter,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -58,16 +67,35 @@ fn soak() -> Result<()> {
     let cleanup = Cleanup::new();
     cleanup.on_signals()?;
     let counts: Vec<usize> = arguments.replicas.map_or_else(|| vec![2, 3], |count| vec![usize::from(count)]);
-    for replicas in &counts {
-        println!("seed {seed}, {replicas} replicas (repeat with --seed {seed} --replicas {replicas})");
+    let accesses: Vec<AccessName> =
+        arguments.access.map_or_else(|| vec![AccessName::SingleWriter, AccessName::MultiWriter], |access| vec![access]);
+    // The time is that of the whole command.
+    let parts = u32::try_from(counts.len() * accesses.len()).unwrap_or(1);
+    let time = arguments.seconds.map(|seconds| Duration::from_secs(seconds) / parts);
+    for (access, replicas) in accesses.iter().flat_map(|access| counts.iter().map(move |count| (*access, count))) {
+        let name = access.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        println!(
+            "seed {seed}, {replicas} replicas, {name} (repeat with --seed {seed} --replicas {replicas} --access {name})"
+        );
         let home = Scratch::make(&parent, "lockstep-soak-", &cleanup)?;
+        if access == AccessName::MultiWriter {
+            let options = SharingOptions {
+                dir: &home.path().join("playground"),
+                rounds: arguments.rounds,
+                time,
+                replicas: *replicas,
+                compare_every: arguments.compare_every.max(1),
+                seed,
+            };
+            let summary =
+                run_sharing(options, &cleanup).with_context(|| format!("seed {seed}, {replicas} replicas"))?;
+            println!("{summary}");
+            continue;
+        }
         let options = SoakOptions {
             dir: &home.path().join("playground"),
             rounds: arguments.rounds,
-            // The time is that of the whole command.
-            time: arguments
-                .seconds
-                .map(|seconds| Duration::from_secs(seconds) / u32::try_from(counts.len()).unwrap_or(1)),
+            time,
             replicas: *replicas,
             compare_every: arguments.compare_every.max(1),
             seed,

@@ -1,6 +1,7 @@
 //! What the demo measured.
 
 use super::screen::{bytes, milliseconds, render};
+use super::second_act::Shared;
 use std::time::Duration;
 
 /// The figures of one run.
@@ -28,6 +29,8 @@ pub struct Figures {
     pub found: i64,
     /// Bytes of each replica that were compared at the end.
     pub compared_replica_bytes: u64,
+    /// Of two nodes that write one volume.
+    pub shared: Shared,
 }
 
 impl Figures {
@@ -50,6 +53,13 @@ impl Figures {
                 row("writer killed until first write elsewhere", milliseconds(self.first_write_elsewhere)),
                 row("writer killed until first commit elsewhere", milliseconds(self.first_commit_elsewhere)),
                 row("acknowledged transactions / found", format!("{} / {}", self.acknowledged, self.found)),
+                row("two writers at once: operations judged", self.shared.judged.to_string()),
+                row("two writers at once: ranges that changed hands", self.shared.transfers.to_string()),
+                row("two writers at once: longest wait for one", milliseconds(self.shared.longest_wait)),
+                row(
+                    "all grants moved to the other node",
+                    format!("{:.1} ms", self.shared.migration.as_secs_f64() * 1000.0),
+                ),
                 row("replicas compared byte by byte", format!("{}, identical", bytes(self.compared_replica_bytes))),
             ],
         )

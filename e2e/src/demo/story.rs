@@ -3,6 +3,7 @@
 use super::copy::{self, Copy};
 use super::figures::Figures;
 use super::screen::{Screen, bytes, milliseconds};
+use super::second_act;
 use super::watch::{Highest, Watch};
 use crate::bank::{self, Bank, BankStart};
 use crate::cleanup::Cleanup;
@@ -76,6 +77,7 @@ pub fn tell(start: StoryStart<'_>, screen: &Arc<Screen>, cleanup: &Cleanup) -> R
     let acknowledged = story.kill_writer_under_load(bank, mounted)?;
     let (mounted, device) = story.go_on_elsewhere(acknowledged)?;
     story.check_file_system(mounted, &device)?;
+    story.figures.shared = second_act::play(&playground, screen)?;
     story.compare_replicas()?;
 
     drop(watch);

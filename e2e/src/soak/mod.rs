@@ -7,9 +7,11 @@ mod cluster;
 mod plan;
 mod round;
 mod run;
+mod sharing;
 mod summary;
 
 pub use cluster::{Cluster, ClusterStart, FINISH_BOUND, FrontEnd, OPERATION_BOUND, VOLUME, Writer};
 pub use plan::{AfterWriter, Plan, Role};
 pub use run::{SoakOptions, run};
+pub use sharing::{SharingOptions, SharingSummary, run_sharing};
 pub use summary::Summary;
