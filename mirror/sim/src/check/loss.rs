@@ -15,10 +15,12 @@ impl World {
     pub(crate) fn check_holders(&mut self, before: &Config) {
         let config = self.checks.latest().clone();
         let boot = |world: &World, node: &NodeId| world.nodes.get(node).map_or(0, |node| node.boot);
-        for node in config.in_sync.keys().filter(|node| !before.in_sync.contains_key(node)) {
-            // It came through `joining`: a resync made it whole.
-            let boot = boot(self, node);
-            self.checks.holders.insert(*node, boot);
+        for (node, run) in config.in_sync.iter().filter(|(node, _)| !before.in_sync.contains_key(node)) {
+            // It came through `joining`: a resync made it whole, unless its host lost power since.
+            if self.kept_power(*node, *run) {
+                let boot = boot(self, node);
+                self.checks.holders.insert(*node, boot);
+            }
         }
         let holds = |world: &World, node: &NodeId| world.checks.holders.get(node) == Some(&boot(world, node));
         // Who left as planned lacks what came after; the one that promised to stay is the truth.
