@@ -44,6 +44,16 @@ pub enum Access {
     MultiWriter,
 }
 
+/// Who keeps a volume's configuration.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Arbiter {
+    /// A quorum of the volume's voters.
+    #[default]
+    Peers,
+    /// A register elsewhere: a Kubernetes Lease. There are no voters.
+    Lease,
+}
+
 /// Settings of a volume that its creator chose.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Settings {
@@ -53,6 +63,8 @@ pub struct Settings {
     pub on_quorum_loss: OnQuorumLoss,
     /// One writer or several.
     pub access: Access,
+    /// Who keeps the configuration.
+    pub arbiter: Arbiter,
     /// Blocks of one extent, the unit of grants: a power of two between [`Settings::EXTENT_BLOCKS_MIN`] and
     /// [`Settings::EXTENT_BLOCKS_MAX`].
     pub extent_blocks: u64,
@@ -73,6 +85,7 @@ impl Default for Settings {
             ack: Ack::default(),
             on_quorum_loss: OnQuorumLoss::default(),
             access: Access::default(),
+            arbiter: Arbiter::default(),
             extent_blocks: Settings::EXTENT_BLOCKS,
         }
     }
@@ -220,8 +233,10 @@ impl Config {
         if self.in_sync.is_empty() {
             return Err("in_sync is empty: the last in-sync replica never leaves");
         }
-        if self.voters.is_empty() {
-            return Err("voters is empty");
+        match (self.settings.arbiter, self.voters.is_empty()) {
+            (Arbiter::Peers, true) => return Err("voters is empty"),
+            (Arbiter::Lease, false) => return Err("voters: a Lease is the arbiter, and nobody votes"),
+            _ => {}
         }
         if self.replicas_written().any(|(node, _)| !self.replicas.contains(&node)) {
             return Err("in_sync or joining names a node without a replica");

@@ -1,10 +1,11 @@
 //! Whatever a replica can want.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::config::Generation;
-use crate::ids::{BufId, CommandId, ConnId, Epoch, Incarnation, IoId, NodeId, PersistToken, RequestId};
+use crate::config::{Config, Generation};
+use crate::ids::{BufId, CommandId, ConnId, Epoch, Incarnation, IoId, NodeId, PersistToken, RegisterAsk, RequestId};
 use crate::input::{CommandError, IoError, Reply};
 use crate::message::{Frame, Refusal};
 use crate::meta::MetaUpdate;
@@ -119,6 +120,20 @@ pub enum Effect {
         /// How.
         result: Result<Reply, CommandError>,
     },
+    /// Read the register. Answered by [`crate::Input::Register`], or never.
+    RegisterRead {
+        /// The question.
+        ask: RegisterAsk,
+    },
+    /// Replace what the register holds, if that is still what was found under this version. Never to be tried twice.
+    RegisterSwap {
+        /// The question.
+        ask: RegisterAsk,
+        /// The version that was found.
+        version: u64,
+        /// What it is to hold.
+        config: Box<Config>,
+    },
     /// The attachment has ended without being asked to: fail the device so that nobody waits on it.
     FailDevice,
     /// Something worth a log line and a place in the status.
@@ -189,6 +204,13 @@ pub enum Event {
         /// Why.
         reason: Refusal,
     },
+    /// The register is gone, or not what it was: the configuration cannot change.
+    RegisterLost {
+        /// What was found.
+        reason: String,
+    },
+    /// It is there again.
+    RegisterFound,
     /// Another generation of this volume was met.
     Diverged {
         /// Where.

@@ -73,6 +73,9 @@ number!(
     /// The granting node's demand that a range be given back, unique within one incarnation of the granting node.
     RecallId, u64);
 number!(
+    /// A question to a register elsewhere, unique within one incarnation of the asker.
+    RegisterAsk, u64);
+number!(
     /// A block of 4096 bytes, counted from the start of the volume.
     BlockIndex, u64);
 number!(

@@ -1,10 +1,11 @@
 //! Whatever can happen to a replica.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::config::AttachMode;
-use crate::ids::{BufId, CommandId, ConnId, Digest, Incarnation, IoId, NodeId, PersistToken, RequestId};
+use crate::config::{AttachMode, Config};
+use crate::ids::{BufId, CommandId, ConnId, Digest, Incarnation, IoId, NodeId, PersistToken, RegisterAsk, RequestId};
 use crate::message::{Class, Frame, Net};
 use crate::range::BlockRange;
 
@@ -156,6 +157,29 @@ pub enum CommandError {
     },
 }
 
+/// What the register answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RegisterAnswer {
+    /// It holds this, under this version.
+    Found {
+        /// The shell's number for what it found: a swap names it.
+        version: u64,
+        /// The configuration.
+        config: Box<Config>,
+    },
+    /// It holds what was asked for now.
+    Swapped,
+    /// Somebody else swapped it first: nothing was changed.
+    Conflict,
+    /// It is gone, or another one, or what it holds is no configuration.
+    Lost {
+        /// What was found.
+        reason: String,
+    },
+    /// It could not be asked, refused, or did not answer. A swap may have happened, or may still happen.
+    Failed,
+}
+
 /// One input of [`crate::Replica::step`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
@@ -229,6 +253,13 @@ pub enum Input {
     },
     /// Metadata cannot be written any more. The replica has failed, and can vote no more.
     PersistFailed,
+    /// The register has answered.
+    Register {
+        /// Which question.
+        ask: RegisterAsk,
+        /// What.
+        answer: RegisterAnswer,
+    },
     /// An operator asks.
     Command {
         /// Named by the shell.

@@ -26,14 +26,14 @@ pub mod status;
 pub mod timing;
 
 pub use bitmap::BlockSet;
-pub use config::{Access, Ack, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Settings};
+pub use config::{Access, Ack, Arbiter, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Settings};
 pub use effect::{Effect, Event};
 pub use ids::{
     AskId, BlockIndex, BootId, BufId, CommandId, ConnId, Digest, Epoch, FlushId, GrantNumber, Incarnation, IoId,
-    NodeId, PersistToken, ReadId, RecallId, RegionIndex, RequestId, RequestTag, Round, SessionId, Time, VolumeId,
-    VoterId, WriteId,
+    NodeId, PersistToken, ReadId, RecallId, RegionIndex, RegisterAsk, RequestId, RequestTag, Round, SessionId, Time,
+    VolumeId, VoterId, WriteId,
 };
-pub use input::{Command, CommandError, DiskError, Input, IoError, Op, Reply, Request};
+pub use input::{Command, CommandError, DiskError, Input, IoError, Op, RegisterAnswer, Reply, Request};
 pub use message::{Ballot, Class, Frame, Message, Net, Refusal, Stamp, WriteKind};
 pub use meta::{DirtyMap, Meta, MetaUpdate, VoterState};
 pub use range::BlockRange;

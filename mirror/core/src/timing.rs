@@ -32,6 +32,8 @@ pub struct Timing {
     pub idle_swap_delay: u64,
     /// A round with the arbiter that got no answer is tried again after this long, plus a share per node.
     pub arbiter_retry: u64,
+    /// A register elsewhere that does not answer for this long is asked again.
+    pub register_patience: u64,
     /// Unconfirmed ranges older than this make an idle volume flush by itself, so that intent clears.
     pub background_flush: u64,
     /// A failed attempt to join, leave or verify is tried again after this long.
@@ -54,6 +56,7 @@ impl Timing {
         swap_delay: 1_000 * MS,
         idle_swap_delay: 1_000 * MS,
         arbiter_retry: 250 * MS,
+        register_patience: 2_000 * MS,
         background_flush: 2_000 * MS,
         retry: 500 * MS,
     };

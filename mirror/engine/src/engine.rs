@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use lockstep_core::{BlockRange, Command, CommandError, Config, Incarnation, Meta, Net, NodeId, Op, Reply, VolumeId};
+use lockstep_core::{
+    Arbiter, BlockRange, Command, CommandError, Config, Incarnation, Meta, Net, NodeId, Op, Reply, VolumeId,
+};
 use lockstep_format::disk::Owner;
 use lockstep_format::wire::greeting::ClusterKey;
 
@@ -327,6 +329,9 @@ impl Engine {
     fn make(&self, name: &str, dir: PathBuf, meta: Meta) -> Result<(), CreateVolume> {
         let config = &meta.config;
         config.check().map_err(CreateVolume::Config)?;
+        if config.settings.arbiter == Arbiter::Lease {
+            return Err(CreateVolume::Config("arbiter: this engine has no access to Leases"));
+        }
         let volume = config.volume;
         {
             let mut volumes = self.volumes();

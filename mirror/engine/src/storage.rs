@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use lockstep_core::{BlockRange, Meta, NodeId};
+use lockstep_core::{Arbiter, BlockRange, Meta, NodeId};
 use lockstep_format::disk::{AREAS, DecodeSuperblock, Journal, LoadMeta, Owner, Superblock, load};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
@@ -63,6 +63,9 @@ pub enum OpenReplica {
     /// The metadata is not good.
     #[error("{0}")]
     Meta(LoadMeta),
+    /// Its configuration lies where this program cannot go.
+    #[error("arbiter: a Lease keeps this volume's configuration, and this engine has no access to Leases")]
+    Arbiter,
 }
 
 /// The open files of a volume.
@@ -145,6 +148,9 @@ pub(crate) fn open(dir: &Path, node: NodeId) -> Result<Files, OpenReplica> {
         read_all(&path(AREA_NAMES[1])).map_err(wrap(AREA_NAMES[1]))?,
     ];
     let journal = load(owner, [&contents[0], &contents[1]]).map_err(OpenReplica::Meta)?;
+    if journal.meta().config.settings.arbiter == Arbiter::Lease {
+        return Err(OpenReplica::Arbiter);
+    }
     let data = journal.meta().has_data.then(|| check_data(data, journal.meta().config.size_blocks));
     Ok(Files { areas: [first, second], data, journal })
 }

@@ -9,8 +9,9 @@ use lockstep_core::bitmap::{CHUNK_WORDS, Chunk};
 use lockstep_core::message::Uncommitted;
 use lockstep_core::range::CHUNK_BLOCKS;
 use lockstep_core::{
-    Access, Ack, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation, GrantNumber,
-    Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, SessionId, Settings, Stamp, VolumeId, VoterId, WriteId,
+    Access, Ack, Arbiter, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation,
+    GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, SessionId, Settings, Stamp, VolumeId, VoterId,
+    WriteId,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -111,6 +112,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         ack,
         on_quorum_loss,
         access,
+        arbiter: Arbiter::Peers,
         extent_blocks,
     })
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use lockstep_core::bitmap::{CHUNK_WORDS, Chunk};
 use lockstep_core::{
-    Access, Ack, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation, GrantNumber,
-    Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, Settings, VolumeId, VoterId,
+    Access, Ack, Arbiter, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation,
+    GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, Settings, VolumeId, VoterId,
 };
 
 use crate::bytes::{DecodeValue, Reader, Writer};
@@ -161,6 +161,10 @@ pub(crate) fn put_config(w: &mut Writer<'_>, config: &Config) {
         Access::SingleWriter => 0,
         Access::MultiWriter => 1,
     });
+    w.u8(match config.settings.arbiter {
+        Arbiter::Peers => 0,
+        Arbiter::Lease => 1,
+    });
     w.u64(config.settings.extent_blocks);
     w.u8(config.priority as u8);
     w.count(config.replicas.len());
@@ -221,6 +225,11 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         1 => Access::MultiWriter,
         tag => return Err(DecodeValue::UnknownTag { what: "access", tag }),
     };
+    let arbiter = match r.u8()? {
+        0 => Arbiter::Peers,
+        1 => Arbiter::Lease,
+        tag => return Err(DecodeValue::UnknownTag { what: "arbiter", tag }),
+    };
     let extent_blocks = r.u64()?;
     let priority = take_class(r)?;
     let replicas = take_map(r, "replicas", 0, |_| Ok(()))?.into_keys().collect();
@@ -230,7 +239,7 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         generation,
         epoch,
         size_blocks,
-        settings: Settings { ack, on_quorum_loss, access, extent_blocks },
+        settings: Settings { ack, on_quorum_loss, access, arbiter, extent_blocks },
         priority,
         replicas,
         tie_breaker,

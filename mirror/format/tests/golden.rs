@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use lockstep_core::message::Uncommitted;
 use lockstep_core::{
-    Access, Ack, AskId, AttachMode, Attachment, Ballot, BlockRange, BootId, Class, Config, Digest, DirtyMap, Epoch,
-    FlushId, Frame, Generation, GrantNumber, Incarnation, Joining, Message, Meta, MetaUpdate, Net, NodeId,
+    Access, Ack, Arbiter, AskId, AttachMode, Attachment, Ballot, BlockRange, BootId, Class, Config, Digest, DirtyMap,
+    Epoch, FlushId, Frame, Generation, GrantNumber, Incarnation, Joining, Message, Meta, MetaUpdate, Net, NodeId,
     OnQuorumLoss, ReadId, RecallId, Refusal, RegionIndex, RequestTag, Round, SessionId, Settings, Stamp, VolumeId,
     VoterId, VoterState, WriteId, WriteKind,
 };
@@ -36,6 +36,7 @@ fn config() -> Config {
             ack: Ack::Durable,
             on_quorum_loss: OnQuorumLoss::Error,
             access: Access::SingleWriter,
+            arbiter: Arbiter::Peers,
             extent_blocks: 256,
         },
         priority: Class::Normal,

@@ -26,6 +26,7 @@ pub const SHORT: Timing = Timing {
     swap_delay: 400 * MS,
     idle_swap_delay: 400 * MS,
     arbiter_retry: 100 * MS,
+    register_patience: 400 * MS,
     background_flush: 600 * MS,
     retry: 200 * MS,
 };

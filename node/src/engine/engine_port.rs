@@ -420,7 +420,7 @@ fn first_config(spec: &Spec) -> Config {
                 spec::Access::SingleWriter => Access::SingleWriter,
                 spec::Access::MultiWriter => Access::MultiWriter,
             },
-            extent_blocks: Settings::EXTENT_BLOCKS,
+            ..Settings::default()
         },
         replicas: spec.replicas.keys().map(|node| NodeId(*node)).collect(),
         tie_breaker: spec.tie_breaker.map(NodeId),

@@ -287,6 +287,8 @@ fn describe(event: &Event, cluster: &Cluster) -> (&'static str, String) {
         Event::Diverged { node, generation } => {
             ("diverged", format!("node {} has generation {:016x}", name(node), generation.id))
         }
+        Event::RegisterLost { reason } => ("register_lost", format!("the configuration cannot change: {reason}")),
+        Event::RegisterFound => ("register_found", "the configuration can change again".to_owned()),
         Event::Reconciled { epoch, blocks } => ("reconciled", format!("{blocks} blocks in epoch {epoch}")),
         Event::Left { node, incarnation } => {
             ("left", format!("node {} (incarnation {incarnation}) left as planned", name(node)))

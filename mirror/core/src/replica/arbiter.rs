@@ -58,10 +58,18 @@ pub(super) enum Outcome {
     Held(NodeId),
 }
 
+impl Proposer {
+    /// Number of the next swap.
+    pub fn next_tag(&mut self) -> u64 {
+        self.tags += 1;
+        self.tags
+    }
+}
+
 impl Replica {
     /// True while a round is under way.
     pub(super) fn is_proposing(&self) -> bool {
-        self.proposer.round.is_some()
+        self.proposer.round.is_some() || self.register.asked.is_some()
     }
 
     /// True while a swap of this node is under way or in doubt, or decided and not installed.
@@ -72,8 +80,11 @@ impl Replica {
 
     /// Begins a round for `change`, unless one is under way or the last failed a moment ago.
     pub(super) fn propose(&mut self, change: Change) {
-        if self.proposer.round.is_some() || self.proposer.retry_at > self.now {
+        if self.is_proposing() || self.proposer.retry_at > self.now {
             return;
+        }
+        if self.has_register() {
+            return self.ask_register(change);
         }
         self.proposer.number += 1;
         let ballot = Ballot { number: self.proposer.number, node: self.node, incarnation: self.incarnation };
@@ -106,6 +117,7 @@ impl Replica {
 
     /// Gives up a round that found no majority in time.
     pub(super) fn check_round(&mut self) {
+        self.check_register();
         if self.proposer.round.as_ref().is_some_and(|r| r.until <= self.now) {
             self.proposer.round = None;
             self.proposer.failures += 1;
@@ -117,7 +129,8 @@ impl Replica {
 
     /// When the round, if any, is given up.
     pub(super) fn round_deadline(&self) -> Time {
-        self.proposer.round.as_ref().map_or(Time::NEVER, |r| r.until)
+        let register = self.register.asked.as_ref().map_or(Time::NEVER, |asked| asked.until);
+        self.proposer.round.as_ref().map_or(register, |r| r.until)
     }
 
     /// The voter's part: phase 1 and phase 2 of somebody's round.
@@ -288,7 +301,7 @@ impl Replica {
     }
 
     /// Tells everybody at once, so that they persist it while this node does.
-    fn announce_decided(&mut self, config: &Config) {
+    pub(super) fn announce_decided(&mut self, config: &Config) {
         if config.epoch <= self.view.config.epoch {
             return;
         }

@@ -105,6 +105,7 @@ impl Change {
                 if !now.in_sync.contains_key(source) {
                     return Planned::Impossible("the source is not in sync");
                 }
+                end_older_attachment(&mut next, *node, *incarnation);
                 next.joining.insert(*node, Joining { incarnation: *incarnation, source: *source });
             }
             Change::Enter { node, incarnation, epoch } => {
@@ -122,6 +123,7 @@ impl Change {
                 if now.in_sync.contains_key(node) {
                     return Planned::Already;
                 }
+                end_older_attachment(&mut next, *node, *incarnation);
                 next.joining.remove(node);
                 next.in_sync.insert(*node, *incarnation);
                 next.last_in_sync.remove(node);
@@ -207,6 +209,14 @@ impl Change {
             Ok(()) => Planned::Next(Box::new(next)),
             Err(why) => Planned::Impossible(why),
         }
+    }
+}
+
+/// A run that enters has taken its predecessor's place: what that one had attached ended with it, and nobody would look for a
+/// member that its node has under another number.
+fn end_older_attachment(next: &mut Config, node: NodeId, incarnation: Incarnation) {
+    if next.attached.get(&node).is_some_and(|a| a.incarnation < incarnation) {
+        next.attached.remove(&node);
     }
 }
 

@@ -54,6 +54,7 @@ impl Replica {
             Input::DiskDigests { io, result } => self.on_disk_digests(io, result),
             Input::Persisted { token } => self.on_persisted(token),
             Input::PersistFailed => self.on_persist_failed(),
+            Input::Register { ask, answer } => self.on_register(ask, answer),
             Input::Command { id, command } => self.on_command(id, command),
         }
     }

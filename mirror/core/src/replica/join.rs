@@ -526,7 +526,7 @@ impl Replica {
         if let Some(join) = &self.join {
             let complete = join.phase == Phase::Done && self.reports_in && self.reconciled;
             let epoch = self.view.config.epoch;
-            let votes = self.view.config.voters.contains_key(&node);
+            let votes = self.has_register() || self.view.config.voters.contains_key(&node);
             return (complete && votes).then_some(Change::Enter { node, incarnation, epoch });
         }
         if lists(&self.known, node, incarnation) && self.known.is_joining(node, incarnation) {
@@ -537,7 +537,7 @@ impl Replica {
         if !self.view.nodes(self.view.in_sync).all(|n| self.session_is_listed(n)) {
             return None;
         }
-        let votes = self.known.voters.contains_key(&node);
+        let votes = self.has_register() || self.known.voters.contains_key(&node);
         if self.known.in_sync.contains_key(&node) || !votes {
             return None;
         }

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `peer` | connections, sessions, heartbeats, suspicion |
 //! | `view` | the installed configuration, how the next one is adopted, reports |
-//! | `arbiter`, `change`, `steer` | the quorum of peers; changes as pure functions; which change is wanted now |
+//! | `arbiter`, `register` | who keeps the configuration: the quorum of peers; a register elsewhere |
+//! | `change`, `steer` | changes as pure functions; which change is wanted now |
 //! | `write`, `window`, `read`, `flush` | requests of the front end |
 //! | `grants` | policing: who may write which range now |
 //! | `apply`, `intent` | the replica's disk: admission, intervals, write intent, dirty bitmaps |
@@ -42,6 +43,7 @@ mod operator;
 mod peer;
 mod read;
 mod reconcile;
+mod register;
 mod report;
 mod steer;
 mod verify;
@@ -130,6 +132,7 @@ pub struct Replica {
     own_report: view::Report,
     read_fences: Vec<view::ReadFence>,
     proposer: arbiter::Proposer,
+    register: register::Register,
     admitting: Option<(NodeId, VoterId, Time)>,
     admitted: bool,
     admissions: u64,
@@ -234,6 +237,7 @@ impl Replica {
             own_report: view::Report::default(),
             read_fences: Vec::new(),
             proposer: arbiter::Proposer::default(),
+            register: register::Register::default(),
             admitting: None,
             admitted: false,
             admissions: 0,

@@ -274,6 +274,10 @@ impl Replica {
 
     /// The only unproven step: this replica's data counts from now on, in a generation of its own.
     fn on_force(&mut self, command: CommandId) {
+        if self.has_register() {
+            let reason = "a Lease keeps this volume's configuration: what it says cannot be overruled from here".into();
+            return self.answer(command, Err(CommandError::Forbidden { reason }));
+        }
         if !self.can_hold_data() {
             let reason = "this node has no usable replica of the volume".into();
             return self.answer(command, Err(CommandError::Forbidden { reason }));

@@ -191,7 +191,7 @@ impl Replica {
 
     /// Voters follow what is in sync: all nodes as long as somebody could come back, the last one alone otherwise.
     fn wanted_voters(&mut self) -> Option<Change> {
-        if self.view.granting_node() != Some(self.node) || !self.reports_in {
+        if self.view.granting_node() != Some(self.node) || !self.reports_in || self.has_register() {
             return None;
         }
         let config = &self.view.config;

@@ -270,6 +270,10 @@ impl Volume {
                 }
             }
             Effect::FailDevice => self.front.abort(),
+            // Such a volume is neither created nor opened: see `storage::open`.
+            Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } => {
+                tracing::error!(volume = self.name, "register_asked_without_access");
+            }
             Effect::Event(event) => self.record(event, io),
             Effect::DiskResize { blocks } => {
                 if let Some(disk) = &mut self.disk

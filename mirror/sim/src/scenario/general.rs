@@ -103,7 +103,7 @@ fn operations(rng: &mut Rng) -> Plan {
     vary(base, rng)
 }
 
-fn calm(rng: &mut Rng) -> Plan {
+pub fn calm(rng: &mut Rng) -> Plan {
     let base = match rng.below(3) {
         0 => Plan::two_replicas(),
         1 => Plan::three_replicas(),

@@ -5,6 +5,7 @@ mod disk;
 mod ending;
 mod force;
 mod general;
+mod lease;
 mod leaving;
 mod links;
 mod nemesis;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(arbiter::SCENARIOS);
     all.extend(force::SCENARIOS);
     all.extend(sharing::SCENARIOS);
+    all.extend(lease::SCENARIOS);
     all
 }
 

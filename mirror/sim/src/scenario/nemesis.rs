@@ -41,6 +41,8 @@ pub struct Wrath {
     pub verify: u64,
     /// A resync is throttled, or set free.
     pub throttle: u64,
+    /// The register cannot be reached for a while, or becomes slow.
+    pub register: u64,
 }
 
 /// No fault at all.
@@ -60,6 +62,7 @@ pub const NOTHING: Wrath = Wrath {
     grow: 0,
     verify: 0,
     throttle: 0,
+    register: 0,
 };
 
 /// A bit of everything that goes by.
@@ -148,6 +151,7 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         wrath.grow,
         wrath.verify,
         wrath.throttle,
+        wrath.register,
     ];
     let mut at = world.rng.below(parts.iter().sum());
     let mut kind = 0;
@@ -183,7 +187,8 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         11 => fill(world, outage),
         12 => grow(world),
         13 => verify(world),
-        _ => throttle(world),
+        14 => throttle(world),
+        _ => trouble_register(world, outage),
     }
 }
 
@@ -307,6 +312,18 @@ fn throttle(world: &mut World) {
     let node = world.rng.pick(&world.plan.replicas.clone()).unwrap_or(NodeId(2));
     let blocks = world.rng.pick(&[1, 100, 1_000, 0, 0]).unwrap_or(0);
     world.command(node, Command::SetResyncRate { bytes_per_second: blocks * 4096 });
+}
+
+fn trouble_register(world: &mut World, outage: u64) {
+    if world.rng.one_in(2) {
+        world.note("the register is away");
+        world.register.up = false;
+        world.later(outage, Box::new(|world| world.register.up = true));
+    } else {
+        let usual = world.register.slowest;
+        world.register.slowest = world.rng.within(20 * MS, 200 * MS);
+        world.later(outage, Box::new(move |world| world.register.slowest = usual));
+    }
 }
 
 fn leave(world: &mut World, node: NodeId, outage: u64) {

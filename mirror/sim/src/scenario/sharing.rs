@@ -99,7 +99,7 @@ pub const SCENARIOS: [Scenario; 8] = [
     },
 ];
 
-fn shared(mut plan: Plan, writers: &[u32], rng: &mut Rng) -> Plan {
+pub fn shared(mut plan: Plan, writers: &[u32], rng: &mut Rng) -> Plan {
     plan.settings.access = Access::MultiWriter;
     plan.settings.extent_blocks = rng.pick(&[16, 64, 256, 1024]).unwrap_or(256);
     plan.attach = writers.iter().map(|node| (NodeId(*node), AttachMode::ReadWrite)).collect();

@@ -8,13 +8,16 @@ mod front;
 mod links;
 mod operator;
 mod process;
+mod register;
 mod setup;
 mod trigger;
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use lockstep_core::{Effect, Event as CoreEvent, Incarnation, Input, Net, NodeId, PersistToken, Time};
+use lockstep_core::{
+    Effect, Event as CoreEvent, Incarnation, Input, Net, NodeId, PersistToken, RegisterAnswer, RegisterAsk, Time,
+};
 
 use crate::check::Checks;
 use crate::failure::Failure;
@@ -28,6 +31,7 @@ use crate::trace::Trace;
 
 pub use front::FrontEnd;
 pub use operator::Asked;
+pub use register::Register;
 pub use trigger::{FRAME_KINDS, GRANT_KINDS, Pattern, Trigger, UPDATE_KINDS, frame_kind, update_kind};
 
 /// More events than this in one run are a livelock.
@@ -50,6 +54,8 @@ pub(crate) enum Happening {
     ExitReport { to: NodeId, node: NodeId, incarnation: Incarnation, restarting: bool, tries: u32 },
     Start { node: NodeId },
     Operator,
+    RegisterAsked(register::Asking),
+    RegisterAnswers { node: NodeId, run: u64, ask: RegisterAsk, answer: RegisterAnswer },
     Triggered { action: u64 },
 }
 
@@ -87,6 +93,8 @@ pub struct World {
     pub nodes: BTreeMap<NodeId, Node>,
     /// The network.
     pub net: Network,
+    /// The register, where it is the arbiter.
+    pub register: Register,
     /// Front ends.
     pub fronts: BTreeMap<NodeId, FrontEnd>,
     /// What clients saw.
@@ -195,6 +203,8 @@ impl World {
             }
             Happening::Start { node } => self.on_start(node),
             Happening::Operator => self.on_operator(),
+            Happening::RegisterAsked(asking) => self.on_register_arrives(asking),
+            Happening::RegisterAnswers { node, run, ask, answer } => self.on_register_answers(node, run, ask, answer),
             Happening::Triggered { action } => {
                 if let Some(action) = self.pending_actions.remove(&action) {
                     action(self);

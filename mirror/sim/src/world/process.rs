@@ -208,6 +208,8 @@ impl World {
         self.note("everything is healed");
         self.triggers.clear();
         self.mend_all();
+        self.register.up = true;
+        self.register.slowest = super::register::USUAL;
         for id in self.plan.nodes.clone() {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.disk.faults = crate::disk::Faults::default();

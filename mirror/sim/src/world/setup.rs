@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Access, BootId, Config, Epoch, Generation, Incarnation, Meta, NodeId, VolumeId, VoterId};
+use lockstep_core::{Access, Arbiter, BootId, Config, Epoch, Generation, Incarnation, Meta, NodeId, VolumeId, VoterId};
 
-use super::{Happening, World};
+use super::{Happening, Register, World};
 use crate::check::Checks;
 use crate::clock::Clock;
 use crate::machine::Factory;
@@ -20,7 +20,8 @@ use crate::trace::Trace;
 /// The configuration of a new volume.
 #[must_use]
 pub fn created(plan: &Plan) -> Config {
-    let voters = plan.replicas.iter().copied().chain(plan.tie_breaker);
+    let by_peers = plan.settings.arbiter == Arbiter::Peers;
+    let voters = plan.replicas.iter().copied().chain(plan.tie_breaker).filter(|_| by_peers);
     Config {
         volume: VolumeId([7; 16]),
         generation: Generation { id: 1, parent: 0 },
@@ -61,6 +62,7 @@ impl World {
         let mut world = World {
             now: 1,
             checks: Checks::new(&config, &plan),
+            register: Register::new(config.clone()),
             plan,
             nodes,
             net,
