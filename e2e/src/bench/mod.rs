@@ -17,4 +17,5 @@ pub mod qemu;
 pub mod relay;
 pub mod report;
 pub mod resync;
+pub mod sharing;
 pub mod throughput;

@@ -35,6 +35,11 @@ pub struct Probe {
 impl Probe {
     /// Starts on an attached volume of `blocks` blocks.
     pub fn start(target: &Target, blocks: u64) -> Result<Self> {
+        Self::start_within(target, 0, blocks)
+    }
+
+    /// Starts on `blocks` blocks of an attached volume from `first` on.
+    pub fn start_within(target: &Target, first: u64, blocks: u64) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let completed = Arc::new(AtomicU64::new(0));
         let mut threads = Vec::new();
@@ -48,7 +53,7 @@ impl Probe {
                 let mut all = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
-                    connection.write(random.below(blocks) * BLOCK_BYTES as u64, buffer.bytes())?;
+                    connection.write((first + random.below(blocks)) * BLOCK_BYTES as u64, buffer.bytes())?;
                     all.push(Waited { start, time: start.elapsed() });
                     completed.fetch_add(1, Ordering::Relaxed);
                 }

@@ -10,7 +10,7 @@ use lockstep_e2e::bench::case::Case;
 use lockstep_e2e::bench::levels::{Line, of_comparison};
 use lockstep_e2e::bench::report::Report;
 use lockstep_e2e::bench::throughput::{self, Extent};
-use lockstep_e2e::bench::{faults, machine, promises, resync};
+use lockstep_e2e::bench::{faults, machine, promises, resync, sharing};
 use lockstep_e2e::cleanup::{Cleanup, Scratch};
 
 /// Measures Lockstep against the raw disk, the floor of two files, and qemu-storage-daemon.
@@ -63,10 +63,12 @@ enum Section {
     Faults,
     /// The writer is killed.
     TakeOver,
+    /// Several writers of one volume.
+    Sharing,
 }
 
 impl Section {
-    const ALL: [Section; 7] = [
+    const ALL: [Section; 8] = [
         Section::Loads,
         Section::Locality,
         Section::SlowLink,
@@ -74,6 +76,7 @@ impl Section {
         Section::Resync,
         Section::Faults,
         Section::TakeOver,
+        Section::Sharing,
     ];
 }
 
@@ -134,6 +137,7 @@ fn measure(
         Section::Resync => resync::measure(&bed, bytes, rounds, cleanup),
         Section::Faults => faults::measure_peer(&bed, rounds, cleanup),
         Section::TakeOver => faults::measure_writer(&bed, rounds, cleanup),
+        Section::Sharing => sharing::measure(&bed, rounds, duration, cleanup),
     }
 }
 
