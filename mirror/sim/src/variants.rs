@@ -77,7 +77,7 @@ pub const VARIANTS: [Variant; 61] = [
     variant(Broken::RecalledOnce, &["two-writers", "three-writers"], 200),
     variant(Broken::ClassesDoNotAge, &["low-priority"], 200),
     variant(Broken::NothingReserved, &["wide-writes"], 200),
-    variant(Broken::NumbersStartAgain, &["three-writers", "two-writers"], 200),
+    variant(Broken::NumbersStartAgain, &["granting-leaves"], 200),
     variant(Broken::AnyExtentIsEnough, &["two-writers", "three-writers"], 200),
     variant(Broken::AckOfOldSession, &["two-writers", "three-writers"], 200),
     variant(Broken::AdmitsWhileDraining, &["low-priority", "wide-writes"], 200),

@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use crate::world::World;
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "two-writers",
         about: "both replicas' nodes write one volume, under any faults",
@@ -76,6 +76,20 @@ pub const SCENARIOS: [Scenario; 8] = [
             plan
         },
         script: unsettled_grant,
+    },
+    Scenario {
+        name: "granting-leaves",
+        about: "the granting node leaves as planned, and another one grants in the same epoch",
+        share: 3,
+        plan: |rng| {
+            let mut plan = shared(Plan::three_replicas(), &[1, 2, 3], rng);
+            plan.load.think = plan.load.think.clamp(MS, 4 * MS);
+            plan.load.requests_max = 6_000;
+            hot(&mut plan, &[0, 1, 2, 3]);
+            even_disks(&mut plan);
+            plan
+        },
+        script: granting_leaves,
     },
     Scenario {
         name: "low-priority",
@@ -142,6 +156,18 @@ fn late_commit(world: &mut World) {
         world.run_for(until);
         kill(world, A, 300 * MS);
         world.run_until(4 * SECOND, |world| world.writers().len() == 3);
+    }
+}
+
+fn granting_leaves(world: &mut World) {
+    for _ in 0..4 {
+        if !warm(world) {
+            return;
+        }
+        let down = world.rng.within(100 * MS, SECOND);
+        world.leave_and_stop(A, Some(down));
+        let moment = world.rng.within(200 * MS, SECOND);
+        world.run_for(moment);
     }
 }
 
