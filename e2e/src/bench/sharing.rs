@@ -140,6 +140,7 @@ impl Shared {
             times.extend(write_times(&high, 1, IDLE)?);
         }
         ensure!(low.finish()?.len() > 200, "the writer of low priority was not served");
+        drop(high);
         for node in ["a", "b"] {
             self.bed.playground.detach(node, VOLUME)?;
             self.bed.attach(node, VOLUME, &[])?;
