@@ -60,9 +60,11 @@ impl VolumeStatus {
         self.this_node.counters.get(name).and_then(Value::as_u64).unwrap_or(0)
     }
 
-    /// Whether every replica is in sync, none joins, and none is being resynced.
+    /// Whether every replica is in sync, none joins, and none is being resynced; as a node sees it that takes part. One that has just
+    /// started shows the configuration that it had when it stopped.
     pub fn is_whole(&self) -> bool {
-        !self.replicas.is_empty()
+        self.state == "UpToDate"
+            && !self.replicas.is_empty()
             && self.joining.is_empty()
             && self.replicas.iter().all(|replica| self.in_sync.contains(&replica.node))
     }
