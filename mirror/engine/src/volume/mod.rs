@@ -271,7 +271,7 @@ impl Volume {
             }
             Effect::FailDevice => self.front.abort(),
             // Such a volume is neither created nor opened: see `storage::open`.
-            Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } => {
+            Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } | Effect::Lease { .. } => {
                 tracing::error!(volume = self.name, "register_asked_without_access");
             }
             Effect::Event(event) => self.record(event, io),
