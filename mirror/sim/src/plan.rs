@@ -27,6 +27,8 @@ pub const SHORT: Timing = Timing {
     idle_swap_delay: 400 * MS,
     arbiter_retry: 100 * MS,
     register_patience: 400 * MS,
+    lease_patience: 500 * MS,
+    lease_duration: 2_500 * MS,
     background_flush: 600 * MS,
     retry: 200 * MS,
 };

@@ -13,6 +13,7 @@ mod power;
 mod reading;
 mod restart;
 mod resync;
+mod shards;
 mod sharing;
 mod stage;
 
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(force::SCENARIOS);
     all.extend(sharing::SCENARIOS);
     all.extend(lease::SCENARIOS);
+    all.extend(shards::SCENARIOS);
     all
 }
 
