@@ -89,6 +89,8 @@ pub struct Expect {
     pub no_expulsion: bool,
     /// No replica is ever taken out of the configuration.
     pub keeps_replicas: bool,
+    /// Grant Leases are forged: replicas may have to refuse what they allow.
+    pub forged: bool,
     /// The volume cannot be healthy at the end (force, failed disks): only what is asked for by the scenario is checked.
     pub no_recovery: bool,
 }

@@ -6,14 +6,14 @@ use lockstep_core::{Access, Arbiter, AttachMode, Class, GrantLease, NodeId, Poli
 use super::Scenario;
 use super::general::vary;
 use super::nemesis::{ANYTHING, Wrath, kill, rage};
-use super::sharing::shared;
-use super::stage::{A, B, warm};
+use super::sharing::{shared, unsettled_grant};
+use super::stage::{A, B, even_disks, hot, warm};
 use crate::plan::{Mix, Plan, SECOND};
 use crate::rng::Rng;
 use crate::world::World;
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "shards",
         about: "several writers under Lease policing, and any faults",
@@ -79,8 +79,43 @@ pub const SCENARIOS: [Scenario; 9] = [
         name: "shards-scribbled",
         about: "grant Leases are edited to nonsense, deleted and restored from a backup",
         share: 6,
-        plan: |rng| policed(several(rng), rng),
+        plan: |rng| {
+            let mut plan = policed(several(rng), rng);
+            // What a backup gives away a second time only the replicas can refuse.
+            plan.expect.forged = true;
+            plan
+        },
         script: scribbled,
+    },
+    Scenario {
+        name: "shards-restored",
+        about: "grant Leases are restored from a backup that everybody has seen newer ones of: nobody believes them",
+        share: 3,
+        plan: |rng| {
+            let mut plan = calm(rng);
+            plan.expect.stall_max = None;
+            plan.load.targets.truncate(6);
+            plan
+        },
+        script: restored,
+    },
+    Scenario {
+        name: "unsettled-shard",
+        about: "a writer's last writes are on one replica only, and the configuration changes again before that is settled",
+        share: 4,
+        plan: |rng| {
+            let mut plan = policed(shared(Plan::three_replicas(), &[1, 2, 3], rng), rng);
+            plan.supervised = true;
+            plan.load.think = plan.load.think.clamp(MS, 4 * MS);
+            plan.load.requests_max = 6_000;
+            hot(&mut plan, &[0, 1, 2, 3]);
+            even_disks(&mut plan);
+            plan
+        },
+        script: |world| {
+            world.register.slowest = MS / 2;
+            unsettled_grant(world);
+        },
     },
     Scenario {
         name: "shards-opened",
@@ -198,6 +233,24 @@ fn scribbled(world: &mut World) {
         }
         let moment = world.rng.skewed(MS, 800 * MS);
         world.run_for(moment);
+    }
+}
+
+/// Everybody has heard of a newer version than what is played back.
+fn restored(world: &mut World) {
+    if !warm(world) {
+        return;
+    }
+    for _ in 0..4 {
+        let backup = world.leases.shards.clone();
+        world.run_for(SECOND);
+        for (shard, (version, said)) in backup {
+            let present = world.leases.shards.get(&shard).map_or(0, |(version, _)| *version);
+            if present > version + 3 {
+                world.note(&format!("shard {shard} is restored to {said:?}"));
+                world.scribble(shard, Some(said));
+            }
+        }
     }
 }
 

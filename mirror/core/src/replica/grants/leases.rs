@@ -258,6 +258,9 @@ impl Replica {
         let mut accepted = false;
         for index in 0..layout.count() {
             let shard = &mut self.leases.shards[index];
+            if shard.lost.is_some() {
+                continue;
+            }
             let found = shard.lease.as_ref().and_then(|found| found.as_ref().ok());
             let Some(lease) = found.filter(|lease| lease.number.epoch == epoch || older && lease.number.epoch < epoch)
             else {
@@ -302,7 +305,7 @@ impl Replica {
         for index in (0..layout.count()).filter(|index| !pinned[*index]) {
             let shard = &self.leases.shards[index];
             let Some(lease) = shard.current(epoch).filter(|l| l.holder == Some(me)) else { continue };
-            if shard.standing != Standing::Held {
+            if shard.standing != Standing::Held || shard.lost.is_some() {
                 continue;
             }
             let others: Vec<_> = (lease.wishes.iter())
@@ -344,11 +347,12 @@ impl Replica {
     /// Reads a Lease, or writes what there is to say.
     fn speak(&mut self, layout: Layout, index: usize, want: Option<(Class, Time)>) {
         let shard = &self.leases.shards[index];
-        if shard.asked.is_some() || shard.retry_at > self.now || layout.range(index).is_empty() {
+        let waits = shard.asked.is_some() || shard.retry_at > self.now || shard.lost.is_some();
+        if waits || layout.range(index).is_empty() {
             return;
         }
         let settled = self.reconciled || self.broken(broken!(OpenBeforeSettled));
-        let opens = settled && self.opening_node() == Some(self.node) && shard.lost.is_none();
+        let opens = settled && self.opening_node() == Some(self.node);
         let to_open = opens && shard.opened.is_none();
         if !to_open && want.is_none() && shard.standing != Standing::GivenBack {
             return;
