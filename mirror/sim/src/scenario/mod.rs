@@ -15,7 +15,7 @@ mod restart;
 mod resync;
 mod shards;
 mod sharing;
-mod stage;
+pub(crate) mod stage;
 
 use crate::plan::Plan;
 use crate::rng::Rng;
