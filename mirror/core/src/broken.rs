@@ -74,4 +74,5 @@ pub enum Broken {
     ExpiryTakes = 67,
     ShardNumberKept = 68,
     RestoredShardBelieved = 69,
+    JoinFlushBesideWrites = 70,
 }

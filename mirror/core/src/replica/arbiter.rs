@@ -45,6 +45,8 @@ pub(super) struct Proposer {
     pub retry_at: Time,
     /// A value of this node may be accepted somewhere, and is not known to be decided.
     pub in_doubt: bool,
+    /// Since when a register elsewhere has answered, if it did the last time.
+    pub reached_at: Option<Time>,
     /// Rounds without a majority since the last one that had it.
     pub failures: u32,
     tags: u64,
