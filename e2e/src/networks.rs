@@ -33,7 +33,8 @@ impl Network {
         }
     }
 
-    fn interface(self) -> &'static str {
+    /// The name, which is that of each node's interface there.
+    pub fn name(self) -> &'static str {
         match self {
             Network::Ordinary => "ordinary",
             Network::Dedicated => "dedicated",
@@ -50,6 +51,15 @@ impl Network {
     fn address(self, number: usize) -> String {
         format!("{}.{number}", self.subnet())
     }
+}
+
+/// How a cluster file says where the nodes are on the dedicated network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dedicated {
+    /// Each node's address.
+    ByAddress,
+    /// The network: each node finds its own address in it, and the others learn that over the ordinary network.
+    ByNetwork,
 }
 
 /// A namespace for each node, and one with the bridges between them. All of them go when it is dropped.
@@ -79,13 +89,16 @@ impl Networks {
     }
 
     /// Gives the nodes of a cluster file their addresses here.
-    pub fn place(&self, cluster: &mut toml::Table) -> Result<()> {
+    pub fn place(&self, cluster: &mut toml::Table, dedicated: Dedicated) -> Result<()> {
         let nodes = cluster.get_mut("nodes").and_then(toml::Value::as_array_mut).context("a cluster has nodes")?;
         for (number, node) in (1..).zip(nodes) {
             let node = node.as_table_mut().context("a node is a table")?;
             node.insert("address".to_owned(), Network::Ordinary.address(number).into());
-            // The dedicated network is named as a network: each node finds its own address in it.
-            node.insert("dedicated".to_owned(), format!("{}/24", Network::Dedicated.address(0)).into());
+            let place = match dedicated {
+                Dedicated::ByAddress => Network::Dedicated.address(number),
+                Dedicated::ByNetwork => format!("{}/24", Network::Dedicated.address(0)),
+            };
+            node.insert("dedicated".to_owned(), place.into());
         }
         Ok(())
     }
@@ -125,7 +138,7 @@ impl Networks {
         let (name, address) = (format!("{}-{from}", self.prefix), network.address(number));
         let mut all = vec!["-n", &name, "neigh"];
         all.extend_from_slice(verb);
-        all.extend_from_slice(&[&address, "dev", network.interface()]);
+        all.extend_from_slice(&[&address, "dev", network.name()]);
         all.extend_from_slice(how);
         ip(&all)
     }
@@ -138,7 +151,7 @@ impl Networks {
 
 /// The bridge's end of a node's link.
 fn port(network: Network, node: &str) -> String {
-    format!("{}-{node}", network.interface())
+    format!("{}-{node}", network.name())
 }
 
 fn make_switch(prefix: &str, cleanup: &Cleanup) -> Result<Undo> {
@@ -156,7 +169,7 @@ fn make_node(prefix: &str, node: &str, number: usize, cleanup: &Cleanup) -> Resu
     let undo = make_namespace(&name, cleanup)?;
     ip(&["-n", &name, "link", "set", "lo", "up"])?;
     for network in Network::ALL {
-        let (own, port) = (network.interface(), port(network, node));
+        let (own, port) = (network.name(), port(network, node));
         let address = format!("{}/24", network.address(number));
         ip(&["-n", &name, "link", "add", own, "type", "veth", "peer", "name", &port, "netns", &switch])?;
         ip(&["-n", &switch, "link", "set", &port, "master", network.bridge(), "up"])?;

@@ -2,7 +2,7 @@
 
 use crate::cleanup::{Cleanup, Undo};
 use crate::command::{self, Ended};
-use crate::networks::Networks;
+use crate::networks::{Dedicated, Networks};
 use crate::status::{Attachment, NodeProcesses, VolumeStatus};
 use crate::wait;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -166,14 +166,14 @@ impl Playground {
     }
 
     /// Like [`Playground::start`], each node in a network namespace of its own.
-    pub fn start_apart(dir: &Path, count: usize, cleanup: &Cleanup) -> Result<Self> {
+    pub fn start_apart(dir: &Path, count: usize, dedicated: Dedicated, cleanup: &Cleanup) -> Result<Self> {
         // Made first, they go last.
         let networks = Networks::make(&names(count), cleanup)?;
         let mut playground = Self::start(dir, count, cleanup)?;
         // All of them end before one looks for another where that is no longer.
         for node in &playground.nodes {
             playground.disturb(node, Fault::Stop, true)?;
-            playground.edit_cluster(node, |cluster| networks.place(cluster))?;
+            playground.edit_cluster(node, |cluster| networks.place(cluster, dedicated))?;
         }
         playground.networks = Some(networks);
         for node in &playground.nodes {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::load::{LoadProfile, LoadSession, Recorder, RecorderLimits, Target, scan};
-use lockstep_e2e::networks::Network;
+use lockstep_e2e::networks::{Dedicated, Network};
 use lockstep_e2e::playground::{Fault, Playground};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::replicas;
@@ -32,7 +32,8 @@ struct Setup {
 impl Setup {
     fn start() -> Result<Self> {
         let home = tempfile::Builder::new().prefix("lockstep-networks-").tempdir()?;
-        let playground = Playground::start_apart(&home.path().join("playground"), 3, &Cleanup::new())?;
+        let dir = home.path().join("playground");
+        let playground = Playground::start_apart(&dir, 3, Dedicated::ByNetwork, &Cleanup::new())?;
         playground.create("a", VOLUME, &SIZE_BYTES.to_string(), 2, &["--on", "a,b"])?;
         let target = Target::of(&playground.attach("a", VOLUME, &["--front-end", "nbd-socket"])?)?;
         let recorder = Arc::new(Recorder::new(RecorderLimits { blocks: SIZE_BYTES / 4096, found_max: 10 }));
