@@ -66,4 +66,6 @@ pub enum Broken {
     AdmitsWhileDraining = 59,
     ResentUnderOldNumber = 60,
     GrantBeforeReconcile = 61,
+    ExpelledExpels = 62,
+    JoinsUnheard = 63,
 }
