@@ -88,4 +88,5 @@ fuzz:
 bench: programs
 	@scripts/setup bench
 	$(CARGO) build $(profile) -p lockstep-engine --example floor
+	$(CARGO) build $(profile) -p lockstep-core --example policing_cost
 	$(as_root) $(programs)/bench --profile $(BENCH)
