@@ -75,4 +75,6 @@ pub enum Broken {
     ShardNumberKept = 68,
     RestoredShardBelieved = 69,
     JoinFlushBesideWrites = 70,
+    ExpelledExpels = 71,
+    JoinsUnheard = 72,
 }

@@ -248,8 +248,8 @@ impl Replica {
                 self.proposer.tags += 1;
                 let mut config = config.clone();
                 // Voters that cannot decide among themselves would be a register that nobody reads again.
-                if !majority(&config.voters, &round.promises, any_identity) && matches!(round.change, Change::Expel(_))
-                {
+                let expels = matches!(round.change, Change::Expel(_) | Change::ExpelSuspects { .. });
+                if expels && !majority(&config.voters, &round.promises, any_identity) {
                     config.voters = base.voters.clone();
                 }
                 config

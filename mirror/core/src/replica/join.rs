@@ -548,9 +548,12 @@ impl Replica {
         if lists(&self.known, node, incarnation) && self.known.is_joining(node, incarnation) {
             return None;
         }
-        // Who cannot be reached by every in-sync member would be expelled again at once.
         let source = self.view.nodes(self.view.in_sync).next()?;
-        if !self.view.nodes(self.view.in_sync).all(|n| self.session_is_listed(n)) {
+        let reached = match self.broken(broken!(JoinsUnheard)) {
+            true => self.view.nodes(self.view.in_sync).all(|n| self.session_is_listed(n)),
+            false => self.is_answered_by_all(),
+        };
+        if !reached {
             return None;
         }
         let votes = self.has_register() || self.known.voters.contains_key(&node);

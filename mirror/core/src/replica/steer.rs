@@ -114,7 +114,11 @@ impl Replica {
             return None;
         }
         let due = since.after(self.turn_delay(&out, proven));
-        (self.now >= due).then_some(Change::Expel(out))
+        let change = match self.broken(broken!(ExpelledExpels)) {
+            true => Change::Expel(out),
+            false => Change::ExpelSuspects { out, by: (self.node, self.incarnation) },
+        };
+        (self.now >= due).then_some(change)
     }
 
     /// Who of the survivors swaps at once, and how long the others wait for it.
