@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use super::shards::{Layout, Shard, Situation, Standing, Word, next_word};
+use super::shards::{Heard, Layout, Shard, Situation, Standing, Word, heed, next_word};
 use crate::effect::{Effect, Event};
 use crate::ids::{Epoch, Incarnation, LeaseAsk, NodeId, RecallId, Time};
 use crate::lease::{GrantLease, LeaseTold, LeaseWant};
@@ -269,28 +269,24 @@ impl Replica {
             let known = core::mem::take(&mut shard.waiters);
             let seen = |node: NodeId| known.iter().find(|(n, _)| *n == node).map_or(now, |(_, since)| *since);
             shard.waiters = lease.wishes.iter().map(|wish| (wish.node, seen(wish.node))).collect();
-            let (holder, number) = (lease.holder, lease.number);
-            let own = self.grants.numbers.of(index);
-            let again = in_doubt && shard.standing == Standing::GivenBack;
-            if holder == Some(me) && (number > own || again) && writes {
-                let number = number.max(own);
-                let shard = &mut self.leases.shards[index];
-                let new = shard.standing != Standing::Held;
-                shard.standing = Standing::Held;
-                self.grants.numbers.raise(index..=index, number);
-                if new {
-                    self.grants.holder.accept(layout.range(index), now);
-                    accepted = true;
-                }
-            } else if holder != Some(me) {
-                match self.leases.shards[index].standing {
-                    Standing::Held => {
-                        self.lose_shard(index, layout.range(index));
-                        self.shard_lost(index, "it names another holder, and nobody gave it back".to_string());
+            let heard = heed(shard, lease, me, self.grants.numbers.of(index), in_doubt);
+            match heard {
+                Heard::Given(number) if writes => {
+                    let shard = &mut self.leases.shards[index];
+                    let new = shard.standing != Standing::Held;
+                    shard.standing = Standing::Held;
+                    self.grants.numbers.raise(index..=index, number);
+                    if new {
+                        self.grants.holder.accept(layout.range(index), now);
+                        accepted = true;
                     }
-                    Standing::GivenBack => self.leases.shards[index].standing = Standing::None,
-                    Standing::None => {}
                 }
+                Heard::Taken => {
+                    self.lose_shard(index, layout.range(index));
+                    self.shard_lost(index, "it names another holder, and nobody gave it back".to_string());
+                }
+                Heard::HandedOn => self.leases.shards[index].standing = Standing::None,
+                Heard::Given(_) | Heard::Nothing => {}
             }
         }
         if accepted {

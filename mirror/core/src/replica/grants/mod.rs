@@ -10,6 +10,8 @@ pub(super) mod holder;
 pub(super) mod leases;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod shard_model;
 pub(super) mod shards;
 mod steps;
 pub(super) mod table;

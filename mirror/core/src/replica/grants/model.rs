@@ -6,6 +6,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
+use super::extents::widen;
 use super::holder::Holder;
 use super::table::{Said, Table, TableRules, Waiting};
 use crate::ids::{Epoch, GrantNumber, NodeId, Time};

@@ -147,6 +147,35 @@ impl Shard {
     }
 }
 
+/// What a Lease means for the standing of this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::replica) enum Heard {
+    /// It was given the shard under this number, or has it and may use this number.
+    Given(GrantNumber),
+    /// Somebody else has what this node holds and did not give back.
+    Taken,
+    /// What it gave back has been handed on.
+    HandedOn,
+    Nothing,
+}
+
+/// What this epoch's Lease says to this run, which wrote there under `own` last. `again`: a rule that is left out.
+pub(in crate::replica) fn heed(
+    shard: &Shard,
+    lease: &GrantLease,
+    me: (NodeId, Incarnation),
+    own: GrantNumber,
+    again: bool,
+) -> Heard {
+    let again = again && shard.standing == Standing::GivenBack;
+    match (lease.holder == Some(me), shard.standing) {
+        (true, _) if lease.number > own || again => Heard::Given(lease.number.max(own)),
+        (true, _) | (false, Standing::None) => Heard::Nothing,
+        (false, Standing::Held) => Heard::Taken,
+        (false, Standing::GivenBack) => Heard::HandedOn,
+    }
+}
+
 /// What there is to know for [`next_word`].
 pub(in crate::replica) struct Situation<'a> {
     pub now: Time,
