@@ -31,6 +31,15 @@ const LOOK_BOUND: Duration = Duration::from_secs(2);
 const PROGRAMS_VARIABLE: &str = "LOCKSTEP_KUBE_PROGRAMS";
 /// kube-apiserver wants an address to tell others. Nobody asks for it here: one reserved for documentation.
 const ADVERTISED_ADDRESS: &str = "192.0.2.1";
+/// What is served: Leases, and what kube-apiserver itself does not get ready without.
+const APIS: &str = "api/all=false,api/v1=true,coordination.k8s.io/v1=true,rbac.authorization.k8s.io/v1=true,\
+    apiregistration.k8s.io/v1=true,apiextensions.k8s.io/v1=true,networking.k8s.io/v1=true,discovery.k8s.io/v1=true";
+/// What looks at objects before they are stored, and has nothing to do with Leases; most wait for what is not served.
+const ADMISSION_PLUGINS_OFF: &str = "CertificateApproval,CertificateSigning,CertificateSubjectRestriction,\
+    ClusterTrustBundleAttest,DefaultIngressClass,DefaultStorageClass,DefaultTolerationSeconds,LimitRanger,\
+    MutatingAdmissionPolicy,MutatingAdmissionWebhook,PersistentVolumeClaimResize,PodSecurity,Priority,ResourceQuota,\
+    RuntimeClass,ServiceAccount,StorageObjectInUseProtection,TaintNodesByCondition,ValidatingAdmissionPolicy,\
+    ValidatingAdmissionWebhook";
 
 /// A server and its store. Both are killed when it is dropped.
 pub struct ApiServer {
@@ -160,6 +169,9 @@ impl ApiServer {
             .arg("--authorization-mode=RBAC")
             .arg("--anonymous-auth=false")
             .arg("--service-account-issuer=https://lockstep.test")
+            .arg(format!("--runtime-config={APIS}"))
+            .arg(format!("--disable-admission-plugins={ADMISSION_PLUGINS_OFF}"))
+            .arg("--enable-priority-and-fairness=false")
             .arg("--profiling=false");
         for (flag, path) in [
             ("--client-ca-file", &files.authority),

@@ -6,6 +6,9 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{Api, ObjectMeta, PostParams};
 use lockstep_e2e::apiserver::ApiServer;
 use lockstep_e2e::cleanup::Cleanup;
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -21,6 +24,7 @@ struct Setup {
     leases: Api<Lease>,
     runtime: Runtime,
     server: ApiServer,
+    cleanup: Cleanup,
     _home: tempfile::TempDir,
 }
 
@@ -28,11 +32,12 @@ impl Setup {
     fn start() -> Result<Self> {
         let home = tempfile::Builder::new().prefix("lockstep-apiserver-").tempdir()?;
         let started = Instant::now();
-        let server = ApiServer::start(home.path(), &Cleanup::new())?;
+        let cleanup = Cleanup::new();
+        let server = ApiServer::start(home.path(), &cleanup)?;
         println!("ready after {:?}", started.elapsed());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let leases = Api::namespaced(runtime.block_on(server.client())?, "default");
-        Ok(Setup { leases, runtime, server, _home: home })
+        Ok(Setup { leases, runtime, server, cleanup, _home: home })
     }
 
     /// The answer to a request, which comes within the bound.
@@ -92,7 +97,7 @@ fn lease_is_changed_by_compare_and_swap_and_outlives_the_server() -> Result<()> 
 }
 
 #[test]
-fn frozen_server_answers_when_it_runs_on() -> Result<()> {
+fn frozen_server_answers_when_it_runs_on_and_ends_frozen_too() -> Result<()> {
     let setup = Setup::start()?;
     let created = setup.create("a")?;
     setup.server.pause()?;
@@ -103,6 +108,14 @@ fn frozen_server_answers_when_it_runs_on() -> Result<()> {
         setup.server.resume()?;
         let found = timeout(REQUEST_BOUND, request).await.context("an answer in time")??;
         ensure!(found == created, "{found:?} was {created:?}");
-        Ok(())
-    })
+        anyhow::Ok(())
+    })?;
+
+    let pids = setup.server.pids()?;
+    setup.server.pause()?;
+    setup.cleanup.undo_all();
+    for pid in pids {
+        ensure!(kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH), "process {pid} is left");
+    }
+    Ok(())
 }

@@ -105,3 +105,37 @@ fn end(slot: &Slot) -> Result<()> {
     child.wait().context("wait for the end")?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Process;
+    use crate::cleanup::Cleanup;
+    use crate::command::program;
+    use crate::wait;
+    use std::time::Duration;
+
+    #[test]
+    fn end_by_itself_is_told_with_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Process::new("sh", dir.path().join("log"), &Cleanup::new());
+        assert!(process.ensure_running().is_err());
+        process.start(&mut program("sh", ["-c", "echo why >&2; exit 3"])).unwrap();
+        let error = wait::until("an error", Duration::from_secs(20), || Ok(process.ensure_running().err())).unwrap();
+        let error = error.to_string();
+        assert!(error.contains("why") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn runs_once_at_a_time_and_can_be_started_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Process::new("tail", dir.path().join("log"), &Cleanup::new());
+        let mut command = program("tail", ["-f", "/dev/null"]);
+        process.start(&mut command).unwrap();
+        assert!(process.start(&mut command).is_err());
+        process.kill().unwrap();
+        process.kill().unwrap();
+        assert!(process.pid().is_err());
+        process.start(&mut command).unwrap();
+        process.ensure_running().unwrap();
+    }
+}
