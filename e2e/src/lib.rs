@@ -4,6 +4,7 @@
 //! socket, signals. What it needs to judge them (stamps in every block, histories, an own NBD client, a faulty
 //! file system) shares no code with them.
 
+pub mod apiserver;
 pub mod bank;
 pub mod bench;
 pub mod cleanup;
