@@ -4,11 +4,8 @@
 //! socket, signals. What it needs to judge them (stamps in every block, histories, an own NBD client, a faulty
 //! file system) shares no code with them.
 
-pub mod apiserver;
 pub mod bank;
 pub mod bench;
-pub mod cleanup;
-pub mod command;
 pub mod demo;
 pub mod faultfs;
 pub mod load;
@@ -19,4 +16,5 @@ pub mod random;
 pub mod replicas;
 pub mod soak;
 pub mod status;
-pub mod wait;
+
+pub use lockstep_processes::{cleanup, command, wait};

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// The group that RBAC gives every right.
 const ADMINISTRATORS: &str = "system:masters";
+/// Who has only the rights that a test gives.
+pub const USER: &str = "lockstep";
 
 /// Files that kube-apiserver and its clients read.
 pub struct Credentials {
@@ -27,6 +29,8 @@ pub struct Credentials {
     pub account_public_key: PathBuf,
     /// How a client reaches the server as an administrator. Names other files of this directory.
     pub kubeconfig: PathBuf,
+    /// How a client reaches it as [`USER`], who has the rights that it was given, and at first none.
+    pub user_kubeconfig: PathBuf,
 }
 
 impl Credentials {
@@ -39,6 +43,8 @@ impl Credentials {
         let (admin, admin_key) =
             make_certificate(&authority, "admin", Some(ADMINISTRATORS), ExtendedKeyUsagePurpose::ClientAuth)
                 .context("make the administrator's certificate")?;
+        let (user, user_key) = make_certificate(&authority, USER, None, ExtendedKeyUsagePurpose::ClientAuth)
+            .context("make the user's certificate")?;
         let account_key = KeyPair::generate().context("make the key of service accounts")?;
         let write = |name: &str, text: String| -> Result<PathBuf> {
             let path = dir.join(name);
@@ -48,12 +54,14 @@ impl Credentials {
         let authority_path = write("ca.crt", authority.pem())?;
         let admin_path = write("admin.crt", admin)?;
         let admin_key_path = write("admin.key", admin_key)?;
+        let (user_path, user_key_path) = (write("user.crt", user)?, write("user.key", user_key)?);
         Ok(Credentials {
             server_certificate: write("server.crt", server)?,
             server_key: write("server.key", server_key)?,
             account_key: write("account.key", account_key.serialize_pem())?,
             account_public_key: write("account.pub", account_key.public_key_pem())?,
             kubeconfig: write("kubeconfig", kubeconfig(port, &authority_path, &admin_path, &admin_key_path))?,
+            user_kubeconfig: write("user.kubeconfig", kubeconfig(port, &authority_path, &user_path, &user_key_path))?,
             authority: authority_path,
         })
     }
@@ -99,8 +107,8 @@ fn kubeconfig(port: u16, authority: &Path, certificate: &Path, key: &Path) -> St
             "name": "test",
             "cluster": { "server": format!("https://127.0.0.1:{port}"), "certificate-authority": authority },
         }],
-        "users": [{ "name": "admin", "user": { "client-certificate": certificate, "client-key": key } }],
-        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "admin" } }],
+        "users": [{ "name": "client", "user": { "client-certificate": certificate, "client-key": key } }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "client" } }],
         "current-context": "test",
     });
     format!("{config:#}\n")

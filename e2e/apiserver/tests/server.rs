@@ -4,8 +4,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use kube::api::{Api, ObjectMeta, PostParams};
-use lockstep_e2e::apiserver::ApiServer;
-use lockstep_e2e::cleanup::Cleanup;
+use lockstep_apiserver::ApiServer;
+use lockstep_processes::cleanup::Cleanup;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;

@@ -6,22 +6,23 @@
 
 mod credentials;
 mod port;
-mod process;
+mod rights;
 
-use crate::cleanup::Cleanup;
-use crate::command::{program, run_ok};
-use crate::wait;
 use anyhow::{Context, Result, bail};
 use credentials::Credentials;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use lockstep_processes::cleanup::Cleanup;
+use lockstep_processes::command::{program, run_ok};
+use lockstep_processes::process::Process;
+use lockstep_processes::wait;
 use nix::sys::signal::Signal;
 use port::Port;
-use process::Process;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
 
 /// For etcd and kube-apiserver to serve: seconds, but on a busy machine many.
 const READY_BOUND: Duration = Duration::from_secs(120);
@@ -84,6 +85,11 @@ impl ApiServer {
         &self.credentials.kubeconfig
     }
 
+    /// Where the kubeconfig file of a user is who may do only what [`allow`](Self::allow) allows.
+    pub fn user_kubeconfig(&self) -> &Path {
+        &self.credentials.user_kubeconfig
+    }
+
     /// A client of an administrator. Its requests have no bound of their own beyond that of connecting.
     pub async fn client(&self) -> Result<Client> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).context("read the kubeconfig file")?;
@@ -125,8 +131,7 @@ impl ApiServer {
     }
 
     fn wait_ready(&self) -> Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("make a runtime to wait in")?;
+        let runtime = new_runtime()?;
         let client = runtime.block_on(self.client())?;
         wait::until("kube-apiserver is ready", READY_BOUND, || {
             self.store.ensure_running()?;
@@ -186,6 +191,10 @@ impl ApiServer {
     }
 }
 
+fn new_runtime() -> Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("make a runtime to wait in")
+}
+
 /// Not yet where the server does not answer in time, or answers that it is not.
 async fn is_ready(client: &Client) -> Result<bool> {
     let request = http::Request::get("/readyz").body(Vec::new()).context("make a request")?;
@@ -198,7 +207,7 @@ fn find_programs() -> Result<PathBuf> {
     let dir = match std::env::var_os(PROGRAMS_VARIABLE) {
         Some(dir) => PathBuf::from(dir),
         None => {
-            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/kube-programs");
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/kube-programs");
             PathBuf::from(run_ok(&mut program(script, ["where"]))?.trim_end())
         }
     };
