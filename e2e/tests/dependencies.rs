@@ -11,8 +11,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-format", &["lockstep-core"]),
     ("lockstep-engine", &["lockstep-format", "lockstep-core"]),
     ("lockstep-sim", &["lockstep-format", "lockstep-core"]),
+    ("lockstep-leases", &["lockstep-format", "lockstep-core"]),
     ("lockstep-proto", &[]),
-    ("lockstep-node", &["lockstep-engine", "lockstep-format", "lockstep-core", "lockstep-proto"]),
+    ("lockstep-node", &["lockstep-engine", "lockstep-leases", "lockstep-format", "lockstep-core", "lockstep-proto"]),
     // The simulator for its checker of histories.
     ("lockstep-e2e", &["lockstep-proto", "lockstep-processes", "lockstep-sim"]),
     // What stands in for nothing: real programs, started by tests.

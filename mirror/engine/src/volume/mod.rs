@@ -117,6 +117,9 @@ impl Volume {
             closing: false,
             closed: None,
         };
+        if let Some(leases) = &io.shared.leases {
+            leases.started(id, &volume.replica.config().settings);
+        }
         volume.step(Input::Tick, io);
         Ok(volume)
     }
@@ -243,6 +246,9 @@ impl Volume {
             disk.close(&mut io.ring, &mut io.buffers);
         }
         self.meta.close(&mut io.ring, &mut io.buffers);
+        if let Some(leases) = &io.shared.leases {
+            leases.ended(self.id);
+        }
         if let Some(done) = self.closed {
             done.answer(());
         }
@@ -270,9 +276,9 @@ impl Volume {
                 }
             }
             Effect::FailDevice => self.front.abort(),
-            // Such a volume is neither created nor opened: see `storage::open`.
             Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } => {
-                tracing::error!(volume = self.name, "register_asked_without_access");
+                let leases = io.shared.leases.as_ref();
+                leases.expect("without a port such a volume is neither made nor opened").ask(self.id, effect);
             }
             Effect::Event(event) => self.record(event, io),
             Effect::DiskResize { blocks } => {
