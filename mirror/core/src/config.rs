@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 
 use crate::ids::{Epoch, Incarnation, NodeId, RequestTag, VolumeId, VoterId};
+use crate::lease::Policing;
 use crate::message::Class;
 
 /// Lineage of the configuration. A new one is minted by an operator's `force` and by nothing else.
@@ -68,6 +69,8 @@ pub struct Settings {
     /// Blocks of one extent, the unit of grants: a power of two between [`Settings::EXTENT_BLOCKS_MIN`] and
     /// [`Settings::EXTENT_BLOCKS_MAX`].
     pub extent_blocks: u64,
+    /// Who decides who may write where.
+    pub policing: Policing,
 }
 
 impl Settings {
@@ -87,6 +90,7 @@ impl Default for Settings {
             access: Access::default(),
             arbiter: Arbiter::default(),
             extent_blocks: Settings::EXTENT_BLOCKS,
+            policing: Policing::default(),
         }
     }
 }
@@ -253,6 +257,25 @@ impl Config {
         let unit = self.settings.extent_blocks;
         if !unit.is_power_of_two() || !(Settings::EXTENT_BLOCKS_MIN..=Settings::EXTENT_BLOCKS_MAX).contains(&unit) {
             return Err("extent_blocks: a power of two between 16 and 1024 is needed");
+        }
+        self.settings.check_policing()
+    }
+}
+
+impl Settings {
+    fn check_policing(&self) -> Result<(), &'static str> {
+        let Policing::Lease { shards, shard_blocks } = self.policing else { return Ok(()) };
+        if self.arbiter != Arbiter::Lease {
+            return Err("policing: by Leases needs a Lease as the arbiter");
+        }
+        if shards == 0 || shards > Policing::SHARDS_MAX {
+            return Err("policing: between 1 and 16 shards are needed");
+        }
+        if shards > 1 && self.access == Access::SingleWriter {
+            return Err("policing: a single-writer volume has one shard");
+        }
+        if shard_blocks == 0 || !shard_blocks.is_multiple_of(self.extent_blocks) {
+            return Err("policing: a shard is whole extents");
         }
         Ok(())
     }

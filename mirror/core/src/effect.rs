@@ -5,8 +5,11 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::config::{Config, Generation};
-use crate::ids::{BufId, CommandId, ConnId, Epoch, Incarnation, IoId, NodeId, PersistToken, RegisterAsk, RequestId};
+use crate::ids::{
+    BufId, CommandId, ConnId, Epoch, Incarnation, IoId, LeaseAsk, NodeId, PersistToken, RegisterAsk, RequestId,
+};
 use crate::input::{CommandError, IoError, Reply};
+use crate::lease::LeaseWant;
 use crate::message::{Frame, Refusal};
 use crate::meta::MetaUpdate;
 use crate::range::BlockRange;
@@ -134,6 +137,13 @@ pub enum Effect {
         /// What it is to hold.
         config: Box<Config>,
     },
+    /// Something is wanted of Leases. Answered once by [`crate::Input::Lease`] with the same number, or never.
+    Lease {
+        /// Names it.
+        ask: LeaseAsk,
+        /// What.
+        want: LeaseWant,
+    },
     /// The attachment has ended without being asked to: fail the device so that nobody waits on it.
     FailDevice,
     /// Something worth a log line and a place in the status.
@@ -211,6 +221,13 @@ pub enum Event {
     },
     /// It is there again.
     RegisterFound,
+    /// A grant Lease is gone, or not what it was: who holds its shard goes on, and a new epoch is wanted for everybody else.
+    ShardLost {
+        /// Which.
+        shard: u8,
+        /// What was found.
+        reason: String,
+    },
     /// Another generation of this volume was met.
     Diverged {
         /// Where.

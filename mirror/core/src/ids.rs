@@ -76,6 +76,9 @@ number!(
     /// A question to a register elsewhere, unique within one incarnation of the asker.
     RegisterAsk, u64);
 number!(
+    /// Something wanted of Leases elsewhere, unique within one incarnation.
+    LeaseAsk, u64);
+number!(
     /// A block of 4096 bytes, counted from the start of the volume.
     BlockIndex, u64);
 number!(

@@ -5,7 +5,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::config::{AttachMode, Config};
-use crate::ids::{BufId, CommandId, ConnId, Digest, Incarnation, IoId, NodeId, PersistToken, RegisterAsk, RequestId};
+use crate::ids::{
+    BufId, CommandId, ConnId, Digest, Incarnation, IoId, LeaseAsk, NodeId, PersistToken, RegisterAsk, RequestId,
+};
+use crate::lease::LeaseTold;
 use crate::message::{Class, Frame, Net};
 use crate::range::BlockRange;
 
@@ -259,6 +262,13 @@ pub enum Input {
         ask: RegisterAsk,
         /// What.
         answer: RegisterAnswer,
+    },
+    /// Something was heard of Leases.
+    Lease {
+        /// What it answers; [`None`] if it was heard unasked.
+        ask: Option<LeaseAsk>,
+        /// What.
+        told: LeaseTold,
     },
     /// An operator asks.
     Command {

@@ -18,6 +18,7 @@ pub mod config;
 pub mod effect;
 pub mod ids;
 pub mod input;
+pub mod lease;
 pub mod message;
 pub mod meta;
 pub mod range;
@@ -30,10 +31,11 @@ pub use config::{Access, Ack, Arbiter, AttachMode, Attachment, Config, Generatio
 pub use effect::{Effect, Event};
 pub use ids::{
     AskId, BlockIndex, BootId, BufId, CommandId, ConnId, Digest, Epoch, FlushId, GrantNumber, Incarnation, IoId,
-    NodeId, PersistToken, ReadId, RecallId, RegionIndex, RegisterAsk, RequestId, RequestTag, Round, SessionId, Time,
-    VolumeId, VoterId, WriteId,
+    LeaseAsk, NodeId, PersistToken, ReadId, RecallId, RegionIndex, RegisterAsk, RequestId, RequestTag, Round,
+    SessionId, Time, VolumeId, VoterId, WriteId,
 };
 pub use input::{Command, CommandError, DiskError, Input, IoError, Op, RegisterAnswer, Reply, Request};
+pub use lease::{GrantLease, LeaseTold, LeaseWant, Policing, Wish};
 pub use message::{Ballot, Class, Frame, Message, Net, Refusal, Stamp, WriteKind};
 pub use meta::{DirtyMap, Meta, MetaUpdate, VoterState};
 pub use range::BlockRange;

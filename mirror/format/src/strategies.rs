@@ -10,8 +10,8 @@ use lockstep_core::message::Uncommitted;
 use lockstep_core::range::CHUNK_BLOCKS;
 use lockstep_core::{
     Access, Ack, Arbiter, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation,
-    GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, SessionId, Settings, Stamp, VolumeId, VoterId,
-    WriteId,
+    GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, Policing, RequestTag, SessionId, Settings, Stamp,
+    VolumeId, VoterId, WriteId,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -114,6 +114,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         access,
         arbiter: Arbiter::Peers,
         extent_blocks,
+        policing: Policing::Peer,
     })
 }
 

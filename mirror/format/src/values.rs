@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lockstep_core::bitmap::{CHUNK_WORDS, Chunk};
 use lockstep_core::{
     Access, Ack, Arbiter, AttachMode, Attachment, Ballot, BlockRange, BlockSet, Class, Config, Epoch, Generation,
-    GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, RequestTag, Settings, VolumeId, VoterId,
+    GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, Policing, RequestTag, Settings, VolumeId, VoterId,
 };
 
 use crate::bytes::{DecodeValue, Reader, Writer};
@@ -166,6 +166,13 @@ pub(crate) fn put_config(w: &mut Writer<'_>, config: &Config) {
         Arbiter::Lease => 1,
     });
     w.u64(config.settings.extent_blocks);
+    match config.settings.policing {
+        Policing::Peer => w.u8(0),
+        Policing::Lease { shards, shard_blocks } => {
+            w.u8(shards);
+            w.u64(shard_blocks);
+        }
+    }
     w.u8(config.priority as u8);
     w.count(config.replicas.len());
     for node in &config.replicas {
@@ -231,6 +238,10 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         tag => return Err(DecodeValue::UnknownTag { what: "arbiter", tag }),
     };
     let extent_blocks = r.u64()?;
+    let policing = match r.u8()? {
+        0 => Policing::Peer,
+        shards => Policing::Lease { shards, shard_blocks: r.u64()? },
+    };
     let priority = take_class(r)?;
     let replicas = take_map(r, "replicas", 0, |_| Ok(()))?.into_keys().collect();
     let tie_breaker = if r.bool("tie-breaker")? { Some(NodeId(r.u32()?)) } else { None };
@@ -239,7 +250,7 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         generation,
         epoch,
         size_blocks,
-        settings: Settings { ack, on_quorum_loss, access, arbiter, extent_blocks },
+        settings: Settings { ack, on_quorum_loss, access, arbiter, extent_blocks, policing },
         priority,
         replicas,
         tie_breaker,

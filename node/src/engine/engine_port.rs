@@ -382,6 +382,7 @@ fn engine_config(cluster: &Cluster, me: &Node, state: &StateDir, pool: Option<Pa
         nodes: cluster.nodes.iter().map(|node| address(node, me)).collect(),
         loops: cluster.this.loops,
         pool,
+        leases: None,
     }
 }
 

@@ -288,6 +288,7 @@ fn describe(event: &Event, cluster: &Cluster) -> (&'static str, String) {
             ("diverged", format!("node {} has generation {:016x}", name(node), generation.id))
         }
         Event::RegisterLost { reason } => ("register_lost", format!("the configuration cannot change: {reason}")),
+        Event::ShardLost { shard, reason } => ("shard_lost", format!("grant Lease {shard} cannot be used: {reason}")),
         Event::RegisterFound => ("register_found", "the configuration can change again".to_owned()),
         Event::Reconciled { epoch, blocks } => ("reconciled", format!("{blocks} blocks in epoch {epoch}")),
         Event::Left { node, incarnation } => {

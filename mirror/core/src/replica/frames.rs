@@ -55,6 +55,7 @@ impl Replica {
             Input::Persisted { token } => self.on_persisted(token),
             Input::PersistFailed => self.on_persist_failed(),
             Input::Register { ask, answer } => self.on_register(ask, answer),
+            Input::Lease { ask, told } => self.on_lease(ask, told),
             Input::Command { id, command } => self.on_command(id, command),
         }
     }

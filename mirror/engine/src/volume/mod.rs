@@ -276,7 +276,7 @@ impl Volume {
                 }
             }
             Effect::FailDevice => self.front.abort(),
-            Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } => {
+            Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } | Effect::Lease { .. } => {
                 let leases = io.shared.leases.as_ref();
                 leases.expect("without a port such a volume is neither made nor opened").ask(self.id, effect);
             }

@@ -71,6 +71,7 @@ impl World {
             }
             Effect::Release { buf } => self.release(id, buf),
             Effect::Answer { command, result } => self.on_answer(id, command, result),
+            Effect::Lease { ask, want } => self.on_lease_wanted(id, ask, want),
             Effect::RegisterRead { ask } => self.on_register_asked(id, ask, None),
             Effect::RegisterSwap { ask, version, config } => self.on_register_asked(id, ask, Some((version, config))),
             Effect::FailDevice => self.on_fail_device(id),

@@ -7,6 +7,7 @@
 
 mod extents;
 pub(super) mod holder;
+mod leases;
 #[cfg(test)]
 mod model;
 mod steps;
