@@ -113,6 +113,9 @@ pub enum CreateVolume {
     /// The name is taken.
     #[error("a volume {0:?} exists")]
     Exists(String),
+    /// A Lease is to keep the configuration, and there is no way to one.
+    #[error("a Lease is to keep the configuration, and this node is given no kubeconfig")]
+    NoLeases,
     /// A replica was asked for, and no pool is open.
     #[error("no pool is open on this node")]
     NoPool,
@@ -334,7 +337,7 @@ impl Engine {
         let config = &meta.config;
         config.check().map_err(CreateVolume::Config)?;
         if config.settings.arbiter == Arbiter::Lease && self.shared.leases.is_none() {
-            return Err(CreateVolume::Config("arbiter: a Lease is wanted, and this node is given no kubeconfig"));
+            return Err(CreateVolume::NoLeases);
         }
         let volume = config.volume;
         {

@@ -12,9 +12,25 @@ pub trait LeasePort: Debug + Send + Sync {
     /// A volume runs here from now on.
     fn started(&self, volume: VolumeId, settings: &Settings);
 
-    /// A volume wants something: [`Effect::RegisterRead`] or [`Effect::RegisterSwap`].
+    /// A volume wants something: [`Effect::RegisterRead`], [`Effect::RegisterSwap`] or [`Effect::Lease`].
     fn ask(&self, volume: VolumeId, effect: Effect);
 
     /// A volume does not run here any more.
     fn ended(&self, volume: VolumeId);
+
+    /// How often the API server was asked, for the metrics.
+    fn requests(&self) -> Vec<LeaseRequests>;
+}
+
+/// How often the API server was asked for one thing. All rise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeaseRequests {
+    /// The verb, as RBAC calls it.
+    pub verb: &'static str,
+    /// What for.
+    pub kind: &'static str,
+    /// Requests sent.
+    pub sent: u64,
+    /// Requests that were refused or had no answer in time.
+    pub failed: u64,
 }

@@ -33,7 +33,7 @@ pub use engine::{
 };
 pub use exit_report::{ExitReport, SendReport, report_exit};
 pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, GrowFrontEnd, StartFrontEnd, StopFrontEnd};
-pub use lease_port::LeasePort;
+pub use lease_port::{LeasePort, LeaseRequests};
 pub use lockstep_core as core;
 pub use pending::Pending;
 pub use shared::{Identity, NodeAddress};

@@ -173,6 +173,8 @@ impl Playground {
                 metrics_port: Some(base + 1 + id),
                 volume_dev_dir: state.path().join("dev"),
                 loops: std::thread::available_parallelism().map_or(1, usize::from),
+                kubeconfig: None,
+                namespace: lockstep_leases::names::NAMESPACE.to_owned(),
             };
             let cluster = Cluster { psk: psk.clone(), nodes: nodes.clone(), this };
             std::fs::write(state.cluster_file(), cluster.to_toml())

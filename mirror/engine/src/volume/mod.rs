@@ -70,6 +70,7 @@ pub(crate) struct Volume {
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
     events: VecDeque<EventRecord>,
+    register_lost: Option<String>,
     link_counters: LinkCounters,
     /// Is being taken away: nothing new is started.
     closing: bool,
@@ -113,6 +114,7 @@ impl Volume {
             inputs: VecDeque::new(),
             effects: Vec::new(),
             events: VecDeque::new(),
+            register_lost: None,
             link_counters: LinkCounters::default(),
             closing: false,
             closed: None,
@@ -369,6 +371,11 @@ impl Volume {
         if matches!(event, Event::Installed { .. }) {
             self.dials.look_again(io.now);
             self.front.resize(self.replica.config().size_blocks);
+        }
+        match &event {
+            Event::RegisterLost { reason } => self.register_lost = Some(reason.clone()),
+            Event::RegisterFound => self.register_lost = None,
+            _ => {}
         }
         if self.events.len() == EVENTS_KEPT {
             self.events.pop_front();
