@@ -138,6 +138,11 @@ impl Fault {
 impl Playground {
     /// Starts `count` nodes (a, b, c...) below `dir`, which must not exist or be empty.
     pub fn start(dir: &Path, count: usize, cleanup: &Cleanup) -> Result<Self> {
+        Self::start_with(dir, count, &[], cleanup)
+    }
+
+    /// Like [`start`](Self::start); `options` of `playground start` go through as they are.
+    pub fn start_with(dir: &Path, count: usize, options: &[&str], cleanup: &Cleanup) -> Result<Self> {
         let cli = Cli::find()?;
         let undo = {
             let (cli, dir) = (cli.clone(), dir.to_path_buf());
@@ -149,7 +154,10 @@ impl Playground {
         };
         let nodes = ["a", "b", "c", "d", "e"].iter().take(count).map(ToString::to_string).collect();
         let playground = Playground { cli, dir: dir.to_path_buf(), nodes, destroy: Some(undo) };
-        playground.run(&["playground", "start", "--nodes", &count.to_string()])?;
+        let count = count.to_string();
+        let mut arguments = vec!["playground", "start", "--nodes", &count];
+        arguments.extend_from_slice(options);
+        playground.run(&arguments)?;
         Ok(playground)
     }
 
@@ -230,14 +238,28 @@ impl Playground {
     }
 
     fn set_pool_place(&self, node: &str, kind: &str, place: &Path) -> Result<()> {
+        let place = toml::Value::String(place.to_string_lossy().into_owned());
+        self.set_this(node, "pool", Some(toml::Value::Table([(kind.to_owned(), place)].into_iter().collect())))
+    }
+
+    /// Gives a node a way to the API server, or takes it away.
+    pub fn set_kubeconfig(&self, node: &str, file: Option<&Path>) -> Result<()> {
+        let file = file.map(|file| toml::Value::String(file.to_string_lossy().into_owned()));
+        self.set_this(node, "kubeconfig", file)
+    }
+
+    /// Changes what a node's cluster file says of the node itself, while it is stopped.
+    fn set_this(&self, node: &str, key: &str, value: Option<toml::Value>) -> Result<()> {
         self.disturb(node, Fault::Stop, true)?;
         let file = self.node_dir(node).join("cluster.toml");
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let mut cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
         let this = cluster.get_mut("this").and_then(toml::Value::as_table_mut);
         let this = this.with_context(|| format!("{} says nothing of its own node", file.display()))?;
-        let place = toml::Value::String(place.to_string_lossy().into_owned());
-        this.insert("pool".to_owned(), toml::Value::Table([(kind.to_owned(), place)].into_iter().collect()));
+        match value {
+            Some(value) => this.insert(key.to_owned(), value),
+            None => this.remove(key),
+        };
         fs::write(&file, cluster.to_string()).with_context(|| format!("write {}", file.display()))?;
         self.restart(node, true)
     }

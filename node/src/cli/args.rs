@@ -348,6 +348,9 @@ pub(super) enum Playground {
         /// Number of nodes, 1 to 9
         #[arg(long, default_value_t = 3)]
         nodes: usize,
+        /// How all nodes reach the API server, for volumes that Kubernetes Leases arbitrate; for a new playground only
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
     },
     /// Kill a node's worker (SIGKILL); nothing starts it again until `restart`
     #[command(after_help = "Examples:\n  lockstep playground kill a\n  lockstep playground kill a --whole-node")]
