@@ -66,4 +66,12 @@ pub enum Broken {
     AdmitsWhileDraining = 59,
     ResentUnderOldNumber = 60,
     GrantBeforeReconcile = 61,
+    LeaseOfOldEpochBelieved = 62,
+    HeldAgainInDoubt = 63,
+    ShardsNotPinned = 64,
+    OpenedFromLease = 65,
+    OpenBeforeSettled = 66,
+    ExpiryTakes = 67,
+    ShardNumberKept = 68,
+    RestoredShardBelieved = 69,
 }

@@ -263,6 +263,12 @@ impl Config {
 }
 
 impl Settings {
+    /// True if grants are of ranges; otherwise there is one over the whole volume, which goes with the attachment.
+    #[must_use]
+    pub fn grants_ranges(&self) -> bool {
+        self.access == Access::MultiWriter || self.policing != Policing::Peer
+    }
+
     fn check_policing(&self) -> Result<(), &'static str> {
         let Policing::Lease { shards, shard_blocks } = self.policing else { return Ok(()) };
         if self.arbiter != Arbiter::Lease {

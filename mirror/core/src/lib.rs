@@ -40,4 +40,4 @@ pub use message::{Ballot, Class, Frame, Message, Net, Refusal, Stamp, WriteKind}
 pub use meta::{DirtyMap, Meta, MetaUpdate, VoterState};
 pub use range::BlockRange;
 pub use replica::{Replica, Setup};
-pub use status::{Counters, DiskState, GrantsStatus, Status, WaitingStatus};
+pub use status::{Counters, DiskState, GrantsStatus, ShardStatus, Status, WaitingStatus};

@@ -94,7 +94,20 @@ pub struct WaitingStatus {
     pub waited: u64,
 }
 
-/// Grants of a multi-writer volume.
+/// A shard of a volume under Lease policing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShardStatus {
+    /// Which.
+    pub shard: u8,
+    /// Its blocks.
+    pub range: BlockRange,
+    /// Who may write there, as its Lease says in this epoch.
+    pub holder: Option<NodeId>,
+    /// Why its Lease cannot be used now.
+    pub trouble: Option<String>,
+}
+
+/// Grants of ranges: of a multi-writer volume, or under Lease policing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct GrantsStatus {
     /// What this node holds.
@@ -103,6 +116,8 @@ pub struct GrantsStatus {
     pub table: Vec<(BlockRange, NodeId)>,
     /// Who waits, in the order in which they will be served: all of them on the granting node, this node's own elsewhere.
     pub waiting: Vec<WaitingStatus>,
+    /// Shards, where Leases police.
+    pub shards: Vec<ShardStatus>,
     /// Ranges that were granted to this node.
     pub taken: u64,
     /// Ranges that this node gave back for others.
@@ -146,7 +161,7 @@ pub struct Status {
     pub diverged: Option<NodeId>,
     /// Epoch of the last fencing of this node.
     pub fenced_at: Option<Epoch>,
-    /// Grants; `None` for a single-writer volume.
+    /// Grants; `None` for a single-writer volume, unless Leases police it.
     pub grants: Option<GrantsStatus>,
     /// Counters.
     pub counters: Counters,

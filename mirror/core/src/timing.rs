@@ -34,6 +34,10 @@ pub struct Timing {
     pub arbiter_retry: u64,
     /// A register elsewhere that does not answer for this long is asked again.
     pub register_patience: u64,
+    /// Who waits for a grant Lease this long looks at why, and may want a new epoch.
+    pub lease_patience: u64,
+    /// A node's own Lease that was not renewed for this long has expired: others may try what it holds.
+    pub lease_duration: u64,
     /// Unconfirmed ranges older than this make an idle volume flush by itself, so that intent clears.
     pub background_flush: u64,
     /// A failed attempt to join, leave or verify is tried again after this long.
@@ -57,6 +61,8 @@ impl Timing {
         idle_swap_delay: 1_000 * MS,
         arbiter_retry: 250 * MS,
         register_patience: 2_000 * MS,
+        lease_patience: 2_000 * MS,
+        lease_duration: 40_000 * MS,
         background_flush: 2_000 * MS,
         retry: 500 * MS,
     };

@@ -9,6 +9,7 @@ pub mod campaign;
 pub mod check;
 pub mod clock;
 pub mod codec;
+pub mod conformance;
 pub mod disk;
 pub mod failure;
 pub mod history;

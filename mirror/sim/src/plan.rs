@@ -27,6 +27,8 @@ pub const SHORT: Timing = Timing {
     idle_swap_delay: 400 * MS,
     arbiter_retry: 100 * MS,
     register_patience: 400 * MS,
+    lease_patience: 500 * MS,
+    lease_duration: 2_500 * MS,
     background_flush: 600 * MS,
     retry: 200 * MS,
 };
@@ -87,6 +89,8 @@ pub struct Expect {
     pub no_expulsion: bool,
     /// No replica is ever taken out of the configuration.
     pub keeps_replicas: bool,
+    /// Grant Leases are forged: replicas may have to refuse what they allow.
+    pub forged: bool,
     /// The volume cannot be healthy at the end (force, failed disks): only what is asked for by the scenario is checked.
     pub no_recovery: bool,
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::machine::{Factory, production};
+use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::scenario::{Scenario, finish};
 use crate::trace::Trace;
@@ -64,9 +65,18 @@ pub fn run_with(
     let mut rng = Rng::new(seed);
     let mut plan = (scenario.plan)(&mut rng);
     plan.broken = broken;
-    let mut world = World::new(plan, rng.next(), factory, trace);
+    let world = World::new(plan, rng.next(), factory, trace);
+    play(scenario.name, seed, world, scenario.script)
+}
+
+/// Runs the production machine by a plan of its own.
+pub fn run_plan(name: &'static str, plan: Plan, seed: u64, script: impl FnOnce(&mut World), trace: Trace) -> Outcome {
+    play(name, seed, World::new(plan, seed, production, trace), script).0
+}
+
+fn play(name: &'static str, seed: u64, mut world: World, script: impl FnOnce(&mut World)) -> (Outcome, World) {
     let result = catch_unwind(AssertUnwindSafe(|| {
-        (scenario.script)(&mut world);
+        script(&mut world);
         finish(&mut world);
     }));
     if result.is_err() {
@@ -76,7 +86,7 @@ pub fn run_with(
         world.fail(Failure::crash(now, message));
     }
     let outcome = Outcome {
-        scenario: scenario.name,
+        scenario: name,
         seed,
         failure: world.failure.clone(),
         hash: world.trace.hash(),

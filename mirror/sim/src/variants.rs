@@ -22,7 +22,7 @@ const fn variant(broken: Broken, scenarios: &'static [&'static str], runs_max: u
 }
 
 /// Every variant of `docs/mirroring.md`.
-pub const VARIANTS: [Variant; 61] = [
+pub const VARIANTS: [Variant; 69] = [
     variant(Broken::JoinByOneSwap, &["pair", "three"], 200),
     variant(Broken::JoinWithoutFlush, &["chain", "pair", "three", "diskless"], 200),
     variant(Broken::JoiningOutsideFlush, &["pair", "three", "reader"], 200),
@@ -84,6 +84,14 @@ pub const VARIANTS: [Variant; 61] = [
     variant(Broken::GrantBeforeReconcile, &["unsettled-grant"], 200),
     variant(Broken::RegisterRestored, &["lease-restored"], 200),
     variant(Broken::ResentUnderOldNumber, &["two-writers", "three-writers"], 200),
+    variant(Broken::LeaseOfOldEpochBelieved, &["shards-opened", "shards"], 200),
+    variant(Broken::HeldAgainInDoubt, &["shards"], 200),
+    variant(Broken::ShardsNotPinned, &["wide-shards"], 200),
+    variant(Broken::OpenedFromLease, &["shards-restored"], 200),
+    variant(Broken::OpenBeforeSettled, &["unsettled-shard"], 200),
+    variant(Broken::ExpiryTakes, &["shards-cut"], 200),
+    variant(Broken::ShardNumberKept, &["shards"], 200),
+    variant(Broken::RestoredShardBelieved, &["shards-restored"], 200),
 ];
 
 /// The variant of this name or number.
@@ -133,7 +141,7 @@ mod tests {
     #[test]
     fn every_variant_is_listed_once_and_its_scenarios_exist() {
         let numbers: std::collections::BTreeSet<u8> = VARIANTS.iter().map(|variant| variant.broken as u8).collect();
-        assert_eq!(numbers, (1..=61).collect());
+        assert_eq!(numbers, (1..=69).collect());
         assert_eq!(numbers.len(), VARIANTS.len());
         for variant in VARIANTS {
             assert!(variant.scenarios.iter().all(|name| crate::scenario::find(name).is_some()), "{variant:?}");

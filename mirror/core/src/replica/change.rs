@@ -37,6 +37,8 @@ pub(super) enum Change {
     Resize { blocks: u64 },
     /// Requests for grants have this class from now on.
     SetPriority { class: Class },
+    /// Nothing but a new epoch after this one: whatever was said about grants is void, and members report what they hold.
+    NextEpoch { epoch: Epoch },
     /// Give a node a vote under an identity that it has made durable.
     AddVoter { node: NodeId, voter: VoterId },
     /// Take a node's vote.
@@ -182,6 +184,11 @@ impl Change {
                     return Planned::Already;
                 }
                 next.priority = *class;
+            }
+            Change::NextEpoch { epoch } => {
+                if now.epoch != *epoch {
+                    return Planned::Already;
+                }
             }
             Change::Resize { blocks } => {
                 if now.size_blocks >= *blocks {

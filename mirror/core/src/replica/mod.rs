@@ -150,6 +150,7 @@ pub struct Replica {
     retry_at: Time,
     grants: grants::Grants,
     policing: grants::Policing,
+    leases: grants::leases::Leases,
     commit_at: Time,
     commit_asked_at: Time,
     reads: read::Reads,
@@ -253,6 +254,7 @@ impl Replica {
             retry_at: Time::NEVER,
             grants: grants::Grants::default(),
             policing: grants::Policing::default(),
+            leases: grants::leases::Leases::default(),
             commit_at: Time::NEVER,
             commit_asked_at: Time(0),
             reads: read::Reads::default(),
@@ -378,6 +380,7 @@ impl Replica {
         self.started = true;
         self.started_at = self.now;
         self.recover_intent();
+        self.policing_view_changed();
         self.permission_changed();
         let fresh = self.view.members().get(&self.node) == Some(&self.incarnation);
         if fresh {

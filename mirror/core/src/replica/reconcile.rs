@@ -81,7 +81,7 @@ impl Replica {
         // one was given: it is committed everywhere and must not be copied over what came later.
         let roll_committed = self.broken(broken!(RollForwardOfCommitted));
         all.retain(|(_, e)| !self.view.is_looked_after(e));
-        if self.is_shared() {
+        if self.has_ranges() {
             all = self.not_held_by_survivors(all);
         } else {
             all.retain(|(_, e)| e.grant >= highest || roll_committed);
@@ -387,7 +387,7 @@ impl Replica {
         let view = &self.view;
         self.applied.retain(|e| view.is_looked_after(e));
         self.window.given_up = None;
-        if self.is_writer() && !self.grants.holds() && !self.is_shared() {
+        if self.is_writer() && !self.grants.holds() && !self.has_ranges() {
             let epoch = self.view.config.epoch;
             self.grants.acquire(self.node, epoch);
         }

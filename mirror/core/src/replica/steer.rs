@@ -58,6 +58,7 @@ impl Replica {
             .or_else(|| self.wanted_of_restarted())
             .or((in_sync && !listed.is_empty()).then_some(Change::Expel(listed)))
             .or_else(|| self.wanted_of_operator())
+            .or_else(|| self.wanted_of_leases())
             .or_else(|| self.wanted_of_joiner())
             .or_else(|| if in_sync { self.wanted_voters() } else { None })
             .or_else(|| self.wanted_of_outsider())

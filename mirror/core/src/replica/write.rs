@@ -211,6 +211,10 @@ impl Replica {
             self.want_grant(range);
             return false;
         };
+        if self.shards().is_some() && !self.grants.admits(range, &self.view.config.settings, grant, self.node) {
+            self.lease_refused(range);
+            return false;
+        }
         if self.window.overlaps(range) || self.blocked.intersects(range) || self.holds_writes_back(range) {
             return false;
         }
@@ -231,8 +235,8 @@ impl Replica {
             started: self.now,
         };
         let id = self.window.push(write);
-        if self.is_shared() {
-            self.grants.holder.note_write(range, self.view.config.settings.extent_blocks, self.now);
+        if self.has_ranges() {
+            self.grants.note_write(range, &self.view.config.settings, grant, self.now);
         }
         self.taint_remote_reads(range);
         self.send_write(id);
@@ -244,11 +248,12 @@ impl Replica {
         let floor = self.window.commit_floor();
         let flush_floor = self.flush_floor();
         let needed = self.view.written();
-        let renewed = self.is_shared() && !self.broken(broken!(ResentUnderOldNumber));
-        let number = renewed.then_some(self.grants.holder.number);
+        let renewed = self.has_ranges() && !self.broken(broken!(ResentUnderOldNumber));
         let Some(write) = self.window.get_mut(id) else { return };
         // What is sent again goes under the number that newer writes of the extent may have gone under already.
-        write.grant = write.grant.max(number.unwrap_or_default());
+        if renewed {
+            write.grant = write.grant.max(self.grants.number_of(write.range, &self.view.config.settings));
+        }
         let todo = needed & !write.acked & !write.sent;
         let copy = *write;
         for slot in 0..3 {
@@ -417,6 +422,11 @@ impl Replica {
                 // Nobody else has it and the last replica never leaves: the request fails.
                 let error = if reason == Refusal::NoSpace { IoError::NoSpace } else { IoError::Io };
                 self.fail_at_last(id, error);
+            }
+            Refusal::Grant if self.shards().is_some() => {
+                if let Some(write) = self.window.get_mut(id).copied() {
+                    self.lease_refused(write.range);
+                }
             }
             _ => {}
         }
@@ -645,6 +655,7 @@ impl Replica {
         }
         if was && !attached {
             self.grants.drop_own();
+            self.leases_dropped();
             if asked || !self.front_seen {
                 self.fail_all(IoError::Io);
             } else {

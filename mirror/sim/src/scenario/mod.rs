@@ -13,8 +13,9 @@ mod power;
 mod reading;
 mod restart;
 mod resync;
+mod shards;
 mod sharing;
-mod stage;
+pub(crate) mod stage;
 
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(force::SCENARIOS);
     all.extend(sharing::SCENARIOS);
     all.extend(lease::SCENARIOS);
+    all.extend(shards::SCENARIOS);
     all
 }
 

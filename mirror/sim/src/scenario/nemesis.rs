@@ -6,7 +6,7 @@ use lockstep_core::{Access, Command, Net, NodeId};
 use super::disk::break_disk;
 use super::resync::grow;
 use crate::plan::SECOND;
-use crate::world::{FRAME_KINDS, GRANT_KINDS, Pattern, UPDATE_KINDS, World};
+use crate::world::{FRAME_KINDS, GRANT_KINDS, Pattern, Register, UPDATE_KINDS, World};
 
 /// Kinds of faults that a scenario allows, in parts of their sum.
 #[derive(Clone, Copy, Debug)]
@@ -315,14 +315,24 @@ fn throttle(world: &mut World) {
 }
 
 fn trouble_register(world: &mut World, outage: u64) {
-    if world.rng.one_in(2) {
-        world.note("the register is away");
-        world.register.up = false;
-        world.later(outage, Box::new(|world| world.register.up = true));
-    } else {
-        let usual = world.register.slowest;
-        world.register.slowest = world.rng.within(20 * MS, 200 * MS);
-        world.later(outage, Box::new(move |world| world.register.slowest = usual));
+    match world.rng.below(4) {
+        0 | 1 => {
+            let node = world.rng.one_in(2).then(|| {
+                let nodes = world.plan.nodes.clone();
+                world.rng.pick(&nodes).unwrap_or(NodeId(1))
+            });
+            world.note("the register is away");
+            world.set_register(node, false);
+            world.later(outage, Box::new(move |world| world.set_register(node, true)));
+        }
+        2 => {
+            world.register.slowest = world.rng.within(20 * MS, 200 * MS);
+            world.later(outage, Box::new(|world| world.register.slowest = Register::USUAL));
+        }
+        _ => {
+            world.register.lag = world.rng.within(50 * MS, SECOND);
+            world.later(outage, Box::new(|world| world.register.lag = 0));
+        }
     }
 }
 

@@ -172,7 +172,7 @@ fn granting_leaves(world: &mut World) {
 }
 
 /// C reaches B and not A, dies, and its next run begins to join while A and B are far apart and still settle what was left.
-fn unsettled_grant(world: &mut World) {
+pub fn unsettled_grant(world: &mut World) {
     if !warm(world) {
         return;
     }

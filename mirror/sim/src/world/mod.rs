@@ -5,6 +5,7 @@
 
 mod effects;
 mod front;
+mod leases;
 mod links;
 mod operator;
 mod process;
@@ -16,7 +17,8 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use lockstep_core::{
-    Effect, Event as CoreEvent, Incarnation, Input, Net, NodeId, PersistToken, RegisterAnswer, RegisterAsk, Time,
+    Effect, Event as CoreEvent, Incarnation, Input, LeaseAsk, LeaseTold, LeaseWant, Net, NodeId, PersistToken,
+    RegisterAnswer, RegisterAsk, Time,
 };
 
 use crate::check::Checks;
@@ -30,6 +32,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 
 pub use front::FrontEnd;
+pub use leases::{Leases, Remote, Said};
 pub use operator::Asked;
 pub use register::Register;
 pub use trigger::{FRAME_KINDS, GRANT_KINDS, Pattern, Trigger, UPDATE_KINDS, frame_kind, update_kind};
@@ -56,6 +59,9 @@ pub(crate) enum Happening {
     Operator,
     RegisterAsked(register::Asking),
     RegisterAnswers { node: NodeId, run: u64, ask: RegisterAsk, answer: RegisterAnswer },
+    LeaseAsked { node: NodeId, run: u64, ask: LeaseAsk, want: LeaseWant },
+    LeaseTold { node: NodeId, run: u64, ask: Option<LeaseAsk>, told: LeaseTold },
+    Renew { node: NodeId, run: u64 },
     Triggered { action: u64 },
 }
 
@@ -95,6 +101,10 @@ pub struct World {
     pub net: Network,
     /// The register, where it is the arbiter.
     pub register: Register,
+    /// The grant Leases, where they police.
+    pub leases: Leases,
+    /// A real API server in their place.
+    pub remote: Option<Box<dyn Remote>>,
     /// Front ends.
     pub fronts: BTreeMap<NodeId, FrontEnd>,
     /// What clients saw.
@@ -205,6 +215,9 @@ impl World {
             Happening::Operator => self.on_operator(),
             Happening::RegisterAsked(asking) => self.on_register_arrives(asking),
             Happening::RegisterAnswers { node, run, ask, answer } => self.on_register_answers(node, run, ask, answer),
+            Happening::LeaseAsked { node, run, ask, want } => self.on_lease_arrives(node, run, ask, &want),
+            Happening::LeaseTold { node, run, ask, told } => self.on_lease_told(node, run, ask, told),
+            Happening::Renew { node, run } => self.on_renew(node, run),
             Happening::Triggered { action } => {
                 if let Some(action) = self.pending_actions.remove(&action) {
                     action(self);

@@ -3,7 +3,7 @@
 use lockstep_core::broken::Broken;
 use lockstep_core::status::DiskState;
 use lockstep_core::timing::MS;
-use lockstep_core::{AttachMode, BootId, Incarnation, Input, NodeId, Setup};
+use lockstep_core::{AttachMode, BootId, Incarnation, Input, NodeId, Policing, Setup};
 
 use super::{Happening, World};
 use crate::clock::Clock;
@@ -47,11 +47,15 @@ impl World {
             timing: self.plan.timing,
             broken: self.plan.broken,
         };
+        let run = node.run;
         node.machine = Some((self.factory)(setup, node.clock.local(now)));
         if self.trace.wants_lines() {
             self.trace.line(now, &format!("{id} starts as {incarnation:?}"));
         }
         self.check_started(id);
+        if self.plan.settings.policing != Policing::Peer {
+            self.schedule(MS, Happening::Renew { node: id, run });
+        }
         self.step(id, Input::Tick);
         self.return_front(id);
     }
@@ -208,8 +212,10 @@ impl World {
         self.note("everything is healed");
         self.triggers.clear();
         self.mend_all();
-        self.register.up = true;
-        self.register.slowest = super::register::USUAL;
+        self.register.cut.clear();
+        self.register.lag = 0;
+        self.set_register(None, true);
+        self.register.slowest = super::Register::USUAL;
         for id in self.plan.nodes.clone() {
             if let Some(node) = self.nodes.get_mut(&id) {
                 node.disk.faults = crate::disk::Faults::default();

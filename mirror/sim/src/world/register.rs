@@ -1,12 +1,11 @@
 //! A register elsewhere: what a Kubernetes Lease is to the machines. Requests and answers take time, and can be lost.
 
+use std::collections::BTreeSet;
+
 use lockstep_core::timing::MS;
 use lockstep_core::{Config, Input, NodeId, RegisterAnswer, RegisterAsk};
 
 use super::{Happening, World};
-
-/// How long a request takes at most, most of the time.
-pub(super) const USUAL: u64 = 4 * MS;
 
 /// The register and the way to it.
 #[derive(Clone, Debug)]
@@ -17,6 +16,10 @@ pub struct Register {
     pub config: Config,
     /// It can be reached, and answers.
     pub up: bool,
+    /// Nodes that cannot reach it.
+    pub cut: BTreeSet<NodeId>,
+    /// How much later watches see a change.
+    pub lag: u64,
     /// Longest time on the way, each way.
     pub slowest: u64,
 }
@@ -32,10 +35,19 @@ pub(crate) struct Asking {
 }
 
 impl Register {
+    /// How long a request takes at most, each way, most of the time.
+    pub const USUAL: u64 = 4 * MS;
+
     /// The register of a new volume.
     #[must_use]
     pub fn new(config: Config) -> Register {
-        Register { version: 1, config, up: true, slowest: USUAL }
+        Register { version: 1, config, up: true, cut: BTreeSet::new(), lag: 0, slowest: Register::USUAL }
+    }
+
+    /// True if a node gets an answer.
+    #[must_use]
+    pub fn reaches(&self, node: NodeId) -> bool {
+        self.up && !self.cut.contains(&node)
     }
 }
 
@@ -46,7 +58,7 @@ impl World {
         self.schedule(after, Happening::RegisterAsked(Asking { node: id, run, ask, swap }));
     }
 
-    fn register_delay(&mut self) -> u64 {
+    pub(super) fn register_delay(&mut self) -> u64 {
         // Most are quick; some overtake others by far.
         let slowest = if self.rng.one_in(20) { self.register.slowest * 100 } else { self.register.slowest };
         self.rng.skewed(MS / 10, slowest)
@@ -54,14 +66,24 @@ impl World {
 
     pub(super) fn on_register_arrives(&mut self, asking: Asking) {
         let Asking { node, run, ask, swap } = asking;
-        if !self.register.up {
+        if !self.register.reaches(node) {
             // Refused at once, or never answered.
             if self.rng.one_in(2) {
                 self.schedule(MS, Happening::RegisterAnswers { node, run, ask, answer: RegisterAnswer::Failed });
             }
             return;
         }
-        let answer = match swap {
+        let answer = match (&mut self.remote, swap) {
+            (Some(remote), None) => remote.read_register(),
+            (Some(remote), Some((version, config))) => remote.swap_register(version, &config),
+            (None, swap) => self.answer_register(swap),
+        };
+        let after = self.register_delay();
+        self.schedule(after, Happening::RegisterAnswers { node, run, ask, answer });
+    }
+
+    fn answer_register(&mut self, swap: Option<(u64, Box<Config>)>) -> RegisterAnswer {
+        match swap {
             None => {
                 RegisterAnswer::Found { version: self.register.version, config: Box::new(self.register.config.clone()) }
             }
@@ -71,13 +93,11 @@ impl World {
                 self.register.config = *config;
                 RegisterAnswer::Swapped
             }
-        };
-        let after = self.register_delay();
-        self.schedule(after, Happening::RegisterAnswers { node, run, ask, answer });
+        }
     }
 
     pub(super) fn on_register_answers(&mut self, id: NodeId, run: u64, ask: RegisterAsk, answer: RegisterAnswer) {
-        let lost = !self.register.up || self.nodes.get(&id).is_none_or(|node| node.run != run);
+        let lost = !self.register.reaches(id) || self.nodes.get(&id).is_none_or(|node| node.run != run);
         if !lost {
             self.deliver(id, Input::Register { ask, answer });
         }

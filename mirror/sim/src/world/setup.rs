@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use lockstep_core::timing::MS;
 use lockstep_core::{Access, Arbiter, BootId, Config, Epoch, Generation, Incarnation, Meta, NodeId, VolumeId, VoterId};
 
-use super::{Happening, Register, World};
+use super::{Happening, Leases, Register, World};
 use crate::check::Checks;
 use crate::clock::Clock;
 use crate::machine::Factory;
@@ -63,6 +63,8 @@ impl World {
             now: 1,
             checks: Checks::new(&config, &plan),
             register: Register::new(config.clone()),
+            leases: Leases::default(),
+            remote: None,
             plan,
             nodes,
             net,

@@ -67,6 +67,8 @@ pub(in crate::replica) struct Holder {
     next_ask: u64,
     yielding: Vec<Yielding>,
     draining: Vec<Draining>,
+    /// What is kept whatever was recalled, until a question is answered that needs it and more.
+    kept: Vec<BlockRange>,
     /// Milliseconds of the last write of each extent, plus one.
     written: Vec<u32>,
     /// Only where a rule is left out.
@@ -105,9 +107,8 @@ impl Holder {
         self.written[from..to].fill(millis(now) + 1);
     }
 
-    /// A write needs this range: the question to ask, unless it is asked already or too many are open.
-    pub fn want(&mut self, range: BlockRange, unit: u64, class: Class, now: Time) -> Option<Asked> {
-        let range = widen(range, unit);
+    /// A write needs this range, whole units: the question to ask, unless it is asked already or too many are open.
+    pub fn want(&mut self, range: BlockRange, class: Class, now: Time) -> Option<Asked> {
         if self.asks.len() >= ASKS_MAX || self.asks.iter().any(|ask| ask.range.contains(range)) {
             return None;
         }
@@ -127,13 +128,52 @@ impl Holder {
         let Some(at) = self.asks.iter().position(|ask| ask.id == id && range.contains(ask.range)) else { return false };
         let ask = self.asks.remove(at);
         self.number = self.number.max(number);
+        self.accept(range, now);
+        self.note_wait(now.since(ask.since));
+        true
+    }
+
+    /// A range is held from now on.
+    pub fn accept(&mut self, range: BlockRange, now: Time) {
         self.held.set(range, now);
         self.taken += 1;
-        let waited = now.since(ask.since);
+    }
+
+    /// Questions that what is held answers are answered.
+    pub fn answered(&mut self, now: Time) {
+        let asks = core::mem::take(&mut self.asks);
+        for ask in asks {
+            if self.covers(ask.range) {
+                self.note_wait(now.since(ask.since));
+            } else {
+                self.asks.push(ask);
+            }
+        }
+    }
+
+    fn note_wait(&mut self, waited: u64) {
         self.longest_wait = self.longest_wait.max(waited);
         let bucket = (waited / 1_000).checked_ilog2().map_or(0, |bits| bits as usize + 1);
         self.waits[bucket.min(self.waits.len() - 1)] += 1;
-        true
+    }
+
+    /// A range is not held any more, whatever is in flight there.
+    pub fn lose(&mut self, range: BlockRange) {
+        self.held.remove(range);
+        self.hit.set(BlockRange::default());
+        self.yielding.retain(|yielding| !yielding.range.overlaps(range));
+        self.draining.retain(|draining| !draining.ranges.iter().any(|drained| drained.overlaps(range)));
+    }
+
+    /// A range that is held has these borders from now on.
+    pub fn keep(&mut self, range: BlockRange, now: Time) {
+        self.held.set(range, now);
+    }
+
+    /// Nothing of these ranges is given back before other ones are named here.
+    pub fn keep_for_now(&mut self, ranges: &[BlockRange]) {
+        self.kept.clear();
+        self.kept.extend_from_slice(ranges);
     }
 
     /// The granting node wants a range back. `busy`: a write is in flight in what it needs.
@@ -154,7 +194,8 @@ impl Holder {
 
     /// Nothing new starts in recalled ranges whose time has come.
     pub fn begin_drains(&mut self, unit: u64, now: Time) {
-        while let Some(at) = self.yielding.iter().position(|y| y.at <= now) {
+        let kept = |y: &Yielding| self.kept.iter().any(|range| range.overlaps(y.range));
+        while let Some(at) = self.yielding.iter().position(|y| y.at <= now && !kept(y)) {
             let recall = self.yielding.swap_remove(at);
             let held: Vec<BlockRange> = self.held.within(recall.range).map(|(range, _)| range).collect();
             let (mut ranges, mut kept) = (Vec::new(), Vec::new());
@@ -201,7 +242,8 @@ impl Holder {
 
     /// When a recall has to be obeyed.
     pub fn next_yield(&self) -> Time {
-        self.yielding.iter().map(|y| y.at).min().unwrap_or(Time::NEVER)
+        let free = |y: &&Yielding| !self.kept.iter().any(|range| range.overlaps(y.range));
+        self.yielding.iter().filter(free).map(|y| y.at).min().unwrap_or(Time::NEVER)
     }
 
     /// Everything that is held, drains not finished included.

@@ -7,14 +7,16 @@
 
 mod extents;
 pub(super) mod holder;
-mod leases;
+pub(super) mod leases;
 #[cfg(test)]
 mod model;
+pub(super) mod shards;
 mod steps;
 pub(super) mod table;
 
 use crate::config::{Access, Settings};
-use crate::ids::{Epoch, GrantNumber, NodeId};
+use crate::ids::{Epoch, GrantNumber, NodeId, Time};
+use crate::lease::Policing as By;
 use crate::range::BlockRange;
 
 pub(super) use steps::Policing;
@@ -27,7 +29,9 @@ pub(super) struct Grants {
     holder_of_all: Option<NodeId>,
     /// Highest number known.
     highest: GrantNumber,
-    /// Of a multi-writer volume.
+    /// By shard, where Leases police.
+    pub numbers: shards::Numbers,
+    /// Of a volume that is granted by ranges.
     pub holder: holder::Holder,
     seen: holder::Seen,
 }
@@ -54,27 +58,42 @@ impl Grants {
     /// The grant that covers the range, if this member holds one. Blocks that are still being reconciled are held back
     /// one by one elsewhere; the rest of the volume does not wait for them.
     pub fn covering(&self, range: BlockRange, settings: &Settings) -> Option<GrantNumber> {
-        match settings.access {
-            Access::SingleWriter => self.own,
-            Access::MultiWriter => self.holder.covers(range).then_some(self.holder.number),
+        match (settings.policing, settings.access) {
+            (By::Peer, Access::SingleWriter) => self.own,
+            (By::Peer, Access::MultiWriter) => self.holder.covers(range).then_some(self.holder.number),
+            (By::Lease { .. }, _) => self.holder.covers(range).then(|| self.number_of(range, settings)),
         }
+    }
+
+    /// The number under which this member writes here, where grants are of ranges.
+    pub fn number_of(&self, range: BlockRange, settings: &Settings) -> GrantNumber {
+        match shards::Layout::of(settings, u64::MAX / 2) {
+            Some(layout) => self.numbers.over(layout.touched(range)),
+            None => self.holder.number,
+        }
+    }
+
+    /// A write to this range starts.
+    pub fn note_write(&mut self, range: BlockRange, settings: &Settings, number: GrantNumber, now: Time) {
+        if let Some(layout) = shards::Layout::of(settings, u64::MAX / 2) {
+            self.numbers.raise(layout.touched(range), number);
+        }
+        self.holder.note_write(range, settings.extent_blocks, now);
     }
 
     /// True if a write under this number may be applied: none higher is known, and an equal one is the same holder's.
     pub fn admits(&self, range: BlockRange, settings: &Settings, number: GrantNumber, from: NodeId) -> bool {
-        match settings.access {
-            Access::SingleWriter => {
-                number > self.highest || number == self.highest && self.holder_of_all.is_none_or(|h| h == from)
-            }
-            Access::MultiWriter => self.seen.admits(range, settings.extent_blocks, number, from),
+        match settings.grants_ranges() {
+            false => number > self.highest || number == self.highest && self.holder_of_all.is_none_or(|h| h == from),
+            true => self.seen.admits(range, settings.extent_blocks, number, from),
         }
     }
 
     /// Learns a number from a write.
     pub fn learn(&mut self, range: BlockRange, settings: &Settings, number: GrantNumber, from: NodeId) {
-        match settings.access {
-            Access::SingleWriter => self.learn_whole(number, from),
-            Access::MultiWriter => {
+        match settings.grants_ranges() {
+            false => self.learn_whole(number, from),
+            true => {
                 self.highest = self.highest.max(number);
                 self.seen.learn(range, settings.extent_blocks, number, from);
             }
@@ -100,6 +119,6 @@ impl Grants {
 
     /// Highest number known.
     pub fn highest(&self) -> GrantNumber {
-        self.highest.max(self.holder.number)
+        self.highest.max(self.holder.number).max(self.numbers.highest())
     }
 }

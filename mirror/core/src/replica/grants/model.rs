@@ -95,7 +95,7 @@ impl State {
                 let range = self.plans[at][0];
                 if self.holders[at].covers(range) {
                     self.begin(at);
-                } else if let Some(ask) = self.holders[at].want(range, UNIT, Class::Normal, NOW) {
+                } else if let Some(ask) = self.holders[at].want(widen(range, UNIT), Class::Normal, NOW) {
                     let message = Message::GrantAsk { id: ask.id, range: ask.range, class: ask.class, waited: 0 };
                     self.to_table[at].push_back(message);
                 }

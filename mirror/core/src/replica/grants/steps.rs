@@ -6,6 +6,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use super::extents::widen;
 use super::table::{Said, Table, TableRules, Waiting};
 use crate::config::Access;
 use crate::ids::{CommandId, NodeId, Time};
@@ -42,8 +43,18 @@ impl Replica {
         self.view.config.settings.access == Access::MultiWriter
     }
 
+    /// True if grants are of ranges, whoever gives them.
+    pub(in crate::replica) fn has_ranges(&self) -> bool {
+        self.view.config.settings.grants_ranges()
+    }
+
+    /// True if the granting node gives them.
+    fn is_granted_by_peer(&self) -> bool {
+        self.is_shared() && self.shards().is_none()
+    }
+
     /// Class of this node's requests.
-    fn class(&self) -> Class {
+    pub(super) fn class(&self) -> Class {
         self.view.config.class_of(self.node)
     }
 
@@ -53,8 +64,12 @@ impl Replica {
 
     /// A new view is installed: nothing that was said in the old one counts.
     pub(in crate::replica) fn policing_view_changed(&mut self) {
-        if !self.is_shared() {
+        if !self.has_ranges() {
             return;
+        }
+        self.grants.holder.view_changed(self.now);
+        if let Some(layout) = self.shards() {
+            return self.leases_view_changed(layout);
         }
         self.policing.inbox.clear();
         self.policing.begun = false;
@@ -65,7 +80,6 @@ impl Replica {
         };
         let recalls = self.policing.table.recalls_used();
         self.policing.table = Table::new(self.unit(), self.view.config.size_blocks, recalls, rules);
-        self.grants.holder.view_changed(self.now);
         if self.broken(broken!(GrantBeforeReports)) {
             self.begin_table();
         }
@@ -73,12 +87,12 @@ impl Replica {
 
     /// All members have reported: the granting node knows who holds what, and everybody asks it for what is missing.
     pub(in crate::replica) fn policing_reported(&mut self) {
-        if !self.is_shared() || self.policing.begun {
+        self.attention = true;
+        if !self.is_granted_by_peer() || self.policing.begun {
             return;
         }
         self.begin_table();
         self.ask_again();
-        self.attention = true;
     }
 
     fn begin_table(&mut self) {
@@ -104,7 +118,7 @@ impl Replica {
 
     /// What was in flight at the change of view is settled: all of the volume can be granted.
     pub(in crate::replica) fn policing_settled(&mut self) {
-        if self.is_shared() {
+        if self.has_ranges() {
             self.policing.table.settled();
             self.attention = true;
         }
@@ -112,11 +126,19 @@ impl Replica {
 
     /// A write needs a range that is not held here.
     pub(in crate::replica) fn want_grant(&mut self, range: BlockRange) {
-        if !self.is_shared() {
-            return;
+        if self.has_ranges() {
+            self.ask_for(range, self.class());
         }
-        let (unit, class) = (self.unit(), self.class());
-        if let Some(ask) = self.grants.holder.want(range, unit, class, self.now) {
+    }
+
+    fn ask_for(&mut self, range: BlockRange, class: Class) {
+        let layout = self.shards();
+        let wide = layout.map_or_else(|| widen(range, self.unit()), |layout| layout.widen(range));
+        let Some(ask) = self.grants.holder.want(wide, class, self.now) else { return };
+        if layout.is_some() {
+            self.attention = true;
+            self.attention_at = self.now;
+        } else {
             self.tell_granting(Message::GrantAsk { id: ask.id, range: ask.range, class: ask.class, waited: 0 });
         }
     }
@@ -147,7 +169,7 @@ impl Replica {
 
     /// A session opened: what was said in the old one may be lost.
     pub(in crate::replica) fn policing_session_opened(&mut self, node: NodeId) {
-        if !self.is_shared() {
+        if !self.is_granted_by_peer() {
             return;
         }
         if self.view.granting_node() == Some(node) && self.policing.begun && !self.broken(broken!(AskedOnce)) {
@@ -162,7 +184,7 @@ impl Replica {
 
     /// A frame of policing.
     pub(in crate::replica) fn on_policing(&mut self, from: NodeId, message: &Message) {
-        if !self.is_shared() {
+        if !self.is_granted_by_peer() {
             return;
         }
         self.attention = true;
@@ -219,10 +241,8 @@ impl Replica {
         }
         self.policing.taking = Some((command, self.now.after(TAKING_PATIENCE)));
         let whole = self.whole();
-        if !self.grants.holder.covers(whole)
-            && let Some(ask) = self.grants.holder.want(whole, self.unit(), Class::Recovery, self.now)
-        {
-            self.tell_granting(Message::GrantAsk { id: ask.id, range: ask.range, class: ask.class, waited: 0 });
+        if !self.grants.holder.covers(whole) {
+            self.ask_for(whole, Class::Recovery);
         }
         self.attention = true;
     }
@@ -247,8 +267,12 @@ impl Replica {
 
     /// Maintenance: obeys recalls whose time has come, gives what can be given.
     pub(in crate::replica) fn advance_policing(&mut self) {
-        if !self.is_shared() || self.adopting.is_some() || !self.reports_in {
+        if !self.has_ranges() || self.adopting.is_some() || !self.reports_in {
             return;
+        }
+        if let Some(layout) = self.shards() {
+            self.advance_leases(layout);
+            return self.check_taking();
         }
         loop {
             self.give_back();
@@ -282,15 +306,17 @@ impl Replica {
 
     /// For people.
     pub(in crate::replica) fn grants_status(&self) -> Option<GrantsStatus> {
-        if !self.is_shared() {
+        if !self.has_ranges() {
             return None;
         }
+        let layout = self.shards();
         let holder = &self.grants.holder;
         let own = holder.asks().iter().map(|ask| (self.node, ask.range, ask.class, ask.since));
         let all = self.policing.table.waiting(self.now);
         let all = all.into_iter().map(|w| (w.node, w.range, w.class, w.since));
         let granting = self.policing.begun && self.view.granting_node() == Some(self.node);
         let waiting: Vec<_> = if granting { all.collect() } else { own.collect() };
+        let by_lease = layout.map(|layout| self.shard_waiters(layout));
         let told = |(node, range, class, since): (NodeId, BlockRange, Class, Time)| WaitingStatus {
             node,
             range,
@@ -300,7 +326,8 @@ impl Replica {
         Some(GrantsStatus {
             holds: holder.holds(),
             table: if granting { self.policing.table.holders().collect() } else { Vec::new() },
-            waiting: waiting.into_iter().map(told).collect(),
+            waiting: by_lease.unwrap_or_else(|| waiting.into_iter().map(told).collect()),
+            shards: layout.map(|layout| self.shards_status(layout)).unwrap_or_default(),
             taken: holder.taken,
             given: holder.given,
             waits: holder.waits,
@@ -309,11 +336,16 @@ impl Replica {
     }
 
     fn give_back(&mut self) {
+        self.drained().into_iter().for_each(|message| self.tell_granting(message));
+    }
+
+    /// What was recalled and is on all replicas.
+    pub(super) fn drained(&mut self) -> Vec<Message> {
         let unit = self.unit();
         self.grants.holder.admits_while_draining = self.broken(broken!(AdmitsWhileDraining));
         self.grants.holder.begin_drains(unit, self.now);
         if !self.grants.holder.is_draining() {
-            return;
+            return Vec::new();
         }
         let at_once = self.broken(broken!(ReleasedBeforeDrained));
         let without_joining = self.broken(broken!(DrainWithoutJoining));
@@ -324,6 +356,6 @@ impl Replica {
         };
         let mut said = Vec::new();
         self.grants.holder.released(in_flight, |message| said.push(message));
-        said.into_iter().for_each(|message| self.tell_granting(message));
+        said
     }
 }
