@@ -150,7 +150,7 @@ impl Running {
         self.until("nothing is wrong any more", "a", |status| {
             status.configuration_trouble.is_none() && status.api_server_trouble.is_none()
         })?;
-        self.cluster.judge()
+        self.cluster.judge().map(drop)
     }
 
     fn finish(mut self) -> Result<()> {

@@ -16,6 +16,9 @@ use crate::requests::{Kind, Requests, Verb};
 /// For one request, connecting included. As long as the core waits for a register before it asks again.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 
+/// For a connection that nobody waits for any more.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
 /// Where the Leases are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -160,7 +163,8 @@ async fn connect(place: &Place) -> Result<Client, Box<dyn std::error::Error + Se
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     // A swap is never sent twice: who asked decides, after having read again.
     config.default_retry = false;
-    config.connect_timeout = Some(REQUEST_LIMIT);
+    // Who asks has given up long before; this ends what goes on behind its back.
+    config.connect_timeout = Some(CONNECT_LIMIT);
     // Nodes reach their API server directly: what the environment says of proxies is for other programs.
     config.proxy_url = None;
     Ok(Client::try_from(config)?)
