@@ -4,7 +4,7 @@
 #   make test     unit and property tests, tests on real processes, a short simulation, the broken variants, a short soak
 #   make check    format, lints, documentation, dependency direction, the rules of this repository
 #   make sim      the simulator: SEEDS=n
-#   make soak     kills and pauses of real processes: ROUNDS=n
+#   make soak     kills, pauses and cut links of real processes: ROUNDS=n of one writer, SOAK_SECONDS=n of several
 #   make fuzz     every fuzz target of the codecs: FUZZ_SECONDS=n each
 #   make bench    against the raw disk and qemu-storage-daemon; BENCH=quick for a short look
 #
@@ -17,12 +17,15 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SEEDS ?= 10000
 ROUNDS ?= 200
+# Ten minutes with two replicas, and ten with three.
+SOAK_SECONDS ?= 1200
 FUZZ_SECONDS ?= 60
 BENCH ?= full
 
-# What `make test` runs of the simulation and of the soak. Ten rounds or a minute, whichever is first.
+# What `make test` runs of the simulation and of the soak: of one writer ten rounds or half a minute, whichever is first.
 TEST_SEEDS ?= 2000
 TEST_ROUNDS ?= 10
+TEST_ROUNDS_SECONDS ?= 30
 TEST_SOAK_SECONDS ?= 60
 
 # One profile for tests, demo, soak and bench, so that each crate is compiled once.
@@ -61,7 +64,8 @@ test: programs kube
 	$(CARGO) $(runner) test $(profile) $(addprefix --package ,$(with_simulator))
 	$(MAKE) --no-print-directory sim SEEDS=$(TEST_SEEDS)
 	$(MAKE) --no-print-directory variants
-	$(as_root) $(programs)/soak --rounds $(TEST_ROUNDS) --seconds $(TEST_SOAK_SECONDS)
+	$(as_root) $(programs)/soak --access single-writer --rounds $(TEST_ROUNDS) --seconds $(TEST_ROUNDS_SECONDS)
+	$(as_root) $(programs)/soak --cut-links --seconds $(TEST_SOAK_SECONDS)
 
 check: setup
 	$(CARGO) fmt --all --check
@@ -76,7 +80,8 @@ variants: setup
 	$(CARGO) run $(profile) -p lockstep-sim -- variants
 
 soak: programs
-	$(as_root) $(programs)/soak --rounds $(ROUNDS)
+	$(as_root) $(programs)/soak --access single-writer --rounds $(ROUNDS)
+	$(as_root) $(programs)/soak --cut-links --seconds $(SOAK_SECONDS)
 
 fuzz:
 	@scripts/setup fuzz
@@ -88,4 +93,5 @@ fuzz:
 bench: programs
 	@scripts/setup bench
 	$(CARGO) build $(profile) -p lockstep-engine --example floor
+	$(CARGO) build $(profile) -p lockstep-core --example policing_cost
 	$(as_root) $(programs)/bench --profile $(BENCH)

@@ -1,24 +1,17 @@
-//! Nodes in network namespaces, joined by two bridges that can be cut: an ordinary network and a dedicated one.
-//!
-//! The programs are started here, with a `cluster.toml` of their own: a playground knows only loopback addresses.
+//! Network namespaces for the nodes of a playground, joined by two bridges whose links can be cut: an ordinary network and a
+//! dedicated one.
 
 use crate::cleanup::{Cleanup, Undo};
 use crate::command::{program, run_ok};
-use crate::playground::{Cli, built_program};
-use crate::wait;
-use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use anyhow::{Context, Result};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-const READY_BOUND: Duration = Duration::from_secs(30);
-const PORT: u16 = 7501;
-const METRICS_PORT: u16 = 7503;
+/// Where packets of a cut link go: a locally administered address that no interface here has.
+const NOWHERE: &str = "02:00:00:00:00:ff";
+
+/// Apart, the tests of one process must not meet.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// One of the two networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +23,8 @@ pub enum Network {
 }
 
 impl Network {
-    const ALL: [Network; 2] = [Network::Ordinary, Network::Dedicated];
+    /// Both.
+    pub const ALL: [Network; 2] = [Network::Ordinary, Network::Dedicated];
 
     fn bridge(self) -> &'static str {
         match self {
@@ -39,7 +33,8 @@ impl Network {
         }
     }
 
-    fn interface(self) -> &'static str {
+    /// The name, which is that of each node's interface there.
+    pub fn name(self) -> &'static str {
         match self {
             Network::Ordinary => "ordinary",
             Network::Dedicated => "dedicated",
@@ -52,72 +47,111 @@ impl Network {
             Network::Dedicated => "198.51.100",
         }
     }
+
+    fn address(self, number: usize) -> String {
+        format!("{}.{number}", self.subnet())
+    }
 }
 
-/// Three nodes with two networks between them. Everything goes when it is dropped.
-pub struct Namespaces {
-    cli: Cli,
-    dir: PathBuf,
+/// How a cluster file says where the nodes are on the dedicated network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dedicated {
+    /// Each node's address.
+    ByAddress,
+    /// The network: each node finds its own address in it, and the others learn that over the ordinary network.
+    ByNetwork,
+}
+
+/// A namespace for each node, and one with the bridges between them. All of them go when it is dropped.
+pub struct Networks {
     prefix: String,
     nodes: Vec<String>,
     _undo: Vec<Undo>,
 }
 
-impl Namespaces {
-    /// Makes the namespaces and bridges and starts the programs of nodes a, b, c below `dir`.
-    pub fn start(dir: &Path, cleanup: &Cleanup) -> Result<Self> {
-        let prefix = format!("lockstep-{}", std::process::id());
-        let nodes = ["a", "b", "c"].map(str::to_owned).to_vec();
+impl Networks {
+    /// Makes them; every node reaches every other on both networks.
+    pub fn make(nodes: &[String], cleanup: &Cleanup) -> Result<Self> {
+        // The process's number is in the name: whose process is gone has been left behind.
+        let prefix = format!("lockstep-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut undo = vec![make_switch(&prefix, cleanup)?];
-        for (index, node) in nodes.iter().enumerate() {
-            undo.push(make_node(&prefix, node, index + 1, cleanup)?);
+        for (number, node) in (1..).zip(nodes) {
+            undo.push(make_node(&prefix, node, number, cleanup)?);
         }
-        let psk = "5a".repeat(32);
-        for node in &nodes {
-            let state = dir.join(node);
-            fs::create_dir_all(state.join("pool")).with_context(|| format!("make {}", state.display()))?;
-            fs::write(state.join("cluster.toml"), cluster_file(&psk, &nodes, &state)).context("write cluster.toml")?;
-            undo.push(start_programs(&prefix, node, &state, cleanup)?);
-        }
-        // Guards are dropped in order: programs first, then the namespaces they run in.
-        undo.reverse();
-        let namespaces = Namespaces { cli: Cli::find()?, dir: dir.to_path_buf(), prefix, nodes, _undo: undo };
-        for node in &namespaces.nodes {
-            wait::until_ok(&format!("{node} answers"), READY_BOUND, || {
-                namespaces.at(node, &["volume", "list"]).map(Some)
-            })?;
-        }
-        Ok(namespaces)
+        Ok(Networks { prefix, nodes: nodes.to_vec(), _undo: undo })
     }
 
-    /// Runs a command at a node.
-    pub fn at(&self, node: &str, arguments: &[&str]) -> Result<Value> {
-        let socket = self.dir.join(node).join("node.sock");
-        let socket = socket.to_string_lossy();
-        let mut all = vec!["--node", socket.as_ref()];
-        all.extend_from_slice(arguments);
-        self.cli.json(&all)
+    /// A command that runs a program in a node's namespace.
+    pub fn command_in(&self, node: &str, program: &std::path::Path) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}-{node}", self.prefix)).arg(program);
+        command
     }
 
-    /// A node's state directory.
-    pub fn node_dir(&self, node: &str) -> PathBuf {
-        self.dir.join(node)
+    /// Gives the nodes of a cluster file their addresses here.
+    pub fn place(&self, cluster: &mut toml::Table, dedicated: Dedicated) -> Result<()> {
+        let nodes = cluster.get_mut("nodes").and_then(toml::Value::as_array_mut).context("a cluster has nodes")?;
+        for (number, node) in (1..).zip(nodes) {
+            let node = node.as_table_mut().context("a node is a table")?;
+            node.insert("address".to_owned(), Network::Ordinary.address(number).into());
+            let place = match dedicated {
+                Dedicated::ByAddress => Network::Dedicated.address(number),
+                Dedicated::ByNetwork => format!("{}/24", Network::Dedicated.address(0)),
+            };
+            node.insert("dedicated".to_owned(), place.into());
+        }
+        Ok(())
     }
 
     /// Cuts a network between all nodes: packets vanish, nothing is reset.
     pub fn cut(&self, network: Network) -> Result<()> {
-        self.set_bridge(network, "down")
+        self.set_up(network.bridge(), false)
     }
 
     /// Joins it again.
     pub fn join(&self, network: Network) -> Result<()> {
-        self.set_bridge(network, "up")
+        self.set_up(network.bridge(), true)
     }
 
-    fn set_bridge(&self, network: Network, state: &str) -> Result<()> {
-        let switch = format!("{}-switch", self.prefix);
-        run_ok(&mut program("ip", ["-n", &switch, "link", "set", network.bridge(), state])).map(|_| ())
+    /// Cuts one node off a network.
+    pub fn cut_node(&self, network: Network, node: &str) -> Result<()> {
+        self.set_up(&port(network, node), false)
     }
+
+    /// Joins it again.
+    pub fn join_node(&self, network: Network, node: &str) -> Result<()> {
+        self.set_up(&port(network, node), true)
+    }
+
+    /// Cuts one direction between two nodes: what `from` sends vanishes, what `to` sends arrives.
+    pub fn cut_way(&self, network: Network, from: &str, to: &str) -> Result<()> {
+        self.neighbour(network, from, to, &["replace"], &["lladdr", NOWHERE, "nud", "permanent"])
+    }
+
+    /// Joins it again.
+    pub fn join_way(&self, network: Network, from: &str, to: &str) -> Result<()> {
+        self.neighbour(network, from, to, &["del"], &[])
+    }
+
+    fn neighbour(&self, network: Network, from: &str, to: &str, verb: &[&str], how: &[&str]) -> Result<()> {
+        let number = 1 + self.nodes.iter().position(|node| node == to).context("the node has an address")?;
+        let (name, address) = (format!("{}-{from}", self.prefix), network.address(number));
+        let mut all = vec!["-n", &name, "neigh"];
+        all.extend_from_slice(verb);
+        all.extend_from_slice(&[&address, "dev", network.name()]);
+        all.extend_from_slice(how);
+        ip(&all)
+    }
+
+    fn set_up(&self, interface: &str, up: bool) -> Result<()> {
+        let switch = format!("{}-switch", self.prefix);
+        ip(&["-n", &switch, "link", "set", interface, if up { "up" } else { "down" }])
+    }
+}
+
+/// The bridge's end of a node's link.
+fn port(network: Network, node: &str) -> String {
+    format!("{}-{node}", network.name())
 }
 
 fn make_switch(prefix: &str, cleanup: &Cleanup) -> Result<Undo> {
@@ -135,25 +169,12 @@ fn make_node(prefix: &str, node: &str, number: usize, cleanup: &Cleanup) -> Resu
     let undo = make_namespace(&name, cleanup)?;
     ip(&["-n", &name, "link", "set", "lo", "up"])?;
     for network in Network::ALL {
-        let port = format!("{}-{node}", network.interface());
-        let address = format!("{}.{number}/24", network.subnet());
-        ip(&[
-            "-n",
-            &name,
-            "link",
-            "add",
-            network.interface(),
-            "type",
-            "veth",
-            "peer",
-            "name",
-            &port,
-            "netns",
-            &switch,
-        ])?;
+        let (own, port) = (network.name(), port(network, node));
+        let address = format!("{}/24", network.address(number));
+        ip(&["-n", &name, "link", "add", own, "type", "veth", "peer", "name", &port, "netns", &switch])?;
         ip(&["-n", &switch, "link", "set", &port, "master", network.bridge(), "up"])?;
-        ip(&["-n", &name, "address", "add", &address, "dev", network.interface()])?;
-        ip(&["-n", &name, "link", "set", network.interface(), "up"])?;
+        ip(&["-n", &name, "address", "add", &address, "dev", own])?;
+        ip(&["-n", &name, "link", "set", own, "up"])?;
     }
     Ok(undo)
 }
@@ -173,74 +194,4 @@ fn make_namespace(name: &str, cleanup: &Cleanup) -> Result<Undo> {
 
 fn ip(arguments: &[&str]) -> Result<()> {
     run_ok(&mut program("ip", arguments)).map(|_| ())
-}
-
-fn cluster_file(psk: &str, nodes: &[String], state: &Path) -> String {
-    let mut text = format!("psk = \"{psk}\"\n");
-    for (number, node) in (1..).zip(nodes) {
-        let (ordinary, dedicated) = (Network::Ordinary.subnet(), Network::Dedicated.subnet());
-        // The dedicated network is named as a network: each node finds its own address in it.
-        text.push_str(&format!(
-            "\n[[nodes]]\nid = {number}\nname = \"{node}\"\naddress = \"{ordinary}.{number}\"\n\
-             dedicated = \"{dedicated}.0/24\"\nport = {PORT}\n"
-        ));
-    }
-    let state = state.display();
-    text.push_str(&format!(
-        "\n[this]\npool = {{ directory = \"{state}/pool\" }}\nmetrics_port = {METRICS_PORT}\nvolume_dev_dir = \"{state}/dev\"\n"
-    ));
-    text
-}
-
-/// Supervisor and agent, inside the node's network namespace; the worker is the supervisor's.
-fn start_programs(prefix: &str, node: &str, state: &Path, cleanup: &Cleanup) -> Result<Undo> {
-    let children: Arc<Mutex<Vec<Child>>> = Arc::default();
-    let undo = {
-        let (children, worker_pid) = (children.clone(), state.join("worker.pid"));
-        cleanup.defer(move || {
-            for child in children.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-                end(child, &worker_pid);
-            }
-        })
-    };
-    for name in ["lockstep-engine", "lockstep-node"] {
-        let log = File::create(state.join(format!("{name}.log"))).context("make a log")?;
-        let child = Command::new("nsenter")
-            .arg(format!("--net=/run/netns/{prefix}-{node}"))
-            .arg(built_program(name, &format!("{}_BIN", name.replace('-', "_").to_uppercase()))?)
-            .arg("--state-dir")
-            .arg(state)
-            .arg("--config")
-            .arg(state.join("cluster.toml"))
-            .args(["--node", node])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("share a log")?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("start {name} of {node}"))?;
-        children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-    }
-    Ok(undo)
-}
-
-/// Ends a program in order, or else with its worker.
-fn end(child: &mut Child, worker_pid: &Path) {
-    if let Err(error) = end_in_order(child) {
-        eprintln!("{error:#}");
-        let worker = fs::read_to_string(worker_pid).ok().and_then(|text| text.split_whitespace().next()?.parse().ok());
-        if let Some(worker) = worker {
-            let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
-        }
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-fn end_in_order(child: &mut Child) -> Result<()> {
-    let id = i32::try_from(child.id()).context("a process id is small")?;
-    kill(Pid::from_raw(id), Signal::SIGTERM).context("ask a program to end")?;
-    match crate::command::wait_bounded(child, READY_BOUND)? {
-        Some(_) => Ok(()),
-        None => bail!("process {id} did not end when asked"),
-    }
 }

@@ -2,9 +2,10 @@
 
 use crate::cleanup::{Cleanup, Undo};
 use crate::command::{self, Ended};
+use crate::networks::{Dedicated, Networks};
 use crate::status::{Attachment, NodeProcesses, VolumeStatus};
 use crate::wait;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Longer than any command may take (a take-over waits 30 s of its own at most).
@@ -65,14 +67,17 @@ impl Cli {
 
     /// Runs a command and parses the one JSON value that it prints. A refusal is a [`Refusal`].
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).args(["--output", "json"]);
-        let ended = command::run(&mut command, CLI_BOUND)?;
-        if ended.status.success() {
-            return parse_output(&ended).with_context(|| command::show(&command));
-        }
-        Err(parse_refusal(&ended).context(command::show(&command)))
+        run_json(Command::new(&self.program), arguments)
     }
+}
+
+fn run_json(mut command: Command, arguments: &[&str]) -> Result<Value> {
+    command.args(arguments).args(["--output", "json"]);
+    let ended = command::run(&mut command, CLI_BOUND)?;
+    if ended.status.success() {
+        return parse_output(&ended).with_context(|| command::show(&command));
+    }
+    Err(parse_refusal(&ended).context(command::show(&command)))
 }
 
 /// The path of a program of this workspace: from the environment, else beside the running executable or its parent.
@@ -110,8 +115,15 @@ pub struct Playground {
     cli: Cli,
     dir: PathBuf,
     nodes: Vec<String>,
+    alive: Alive,
     destroy: Option<Undo>,
+    // Below: it goes after the programs that run in it.
+    networks: Option<Networks>,
 }
+
+/// False once the playground is destroyed. Held by whoever starts or ends programs: a signal destroys it beside the thread that
+/// drives it, and what that thread starts meanwhile would be left behind.
+type Alive = Arc<Mutex<bool>>;
 
 /// How a process of a node is disturbed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,22 +155,43 @@ impl Playground {
 
     /// Like [`start`](Self::start); `options` of `playground start` go through as they are.
     pub fn start_with(dir: &Path, count: usize, options: &[&str], cleanup: &Cleanup) -> Result<Self> {
-        let cli = Cli::find()?;
+        let (cli, alive) = (Cli::find()?, Alive::new(Mutex::new(true)));
         let undo = {
-            let (cli, dir) = (cli.clone(), dir.to_path_buf());
+            let (cli, dir, alive) = (cli.clone(), dir.to_path_buf(), alive.clone());
             cleanup.defer(move || {
-                if let Err(error) = destroy(&cli, &dir) {
+                if let Err(error) = destroy(&cli, &dir, &alive) {
                     eprintln!("playground {} is not destroyed: {error:#}", dir.display());
                 }
             })
         };
-        let nodes = ["a", "b", "c", "d", "e"].iter().take(count).map(ToString::to_string).collect();
-        let playground = Playground { cli, dir: dir.to_path_buf(), nodes, destroy: Some(undo) };
+        let dir = dir.to_path_buf();
+        let playground = Playground { cli, dir, nodes: names(count), alive, destroy: Some(undo), networks: None };
         let count = count.to_string();
-        let mut arguments = vec!["playground", "start", "--nodes", &count];
-        arguments.extend_from_slice(options);
-        playground.run(&arguments)?;
+        let arguments = [&["playground", "start", "--nodes", &count], options].concat();
+        playground.while_alive(|| playground.run(&arguments))?;
         Ok(playground)
+    }
+
+    /// Like [`Playground::start`], each node in a network namespace of its own.
+    pub fn start_apart(dir: &Path, count: usize, dedicated: Dedicated, cleanup: &Cleanup) -> Result<Self> {
+        // Made first, they go last.
+        let networks = Networks::make(&names(count), cleanup)?;
+        let mut playground = Self::start(dir, count, cleanup)?;
+        // All of them end before one looks for another where that is no longer.
+        for node in &playground.nodes {
+            playground.disturb(node, Fault::Stop, true)?;
+            playground.edit_cluster(node, |cluster| networks.place(cluster, dedicated))?;
+        }
+        playground.networks = Some(networks);
+        for node in &playground.nodes {
+            playground.restart(node, true)?;
+        }
+        Ok(playground)
+    }
+
+    /// The networks between its nodes, if those are apart.
+    pub fn networks(&self) -> Result<&Networks> {
+        self.networks.as_ref().context("the nodes share one network namespace")
     }
 
     /// Its directory.
@@ -251,17 +284,30 @@ impl Playground {
     /// Changes what a node's cluster file says of the node itself, while it is stopped.
     fn set_this(&self, node: &str, key: &str, value: Option<toml::Value>) -> Result<()> {
         self.disturb(node, Fault::Stop, true)?;
+        self.edit_cluster(node, |cluster| {
+            let this = cluster.get_mut("this").and_then(toml::Value::as_table_mut);
+            let this = this.with_context(|| format!("the file of {node} says nothing of its own node"))?;
+            match value {
+                Some(value) => this.insert(key.to_owned(), value),
+                None => this.remove(key),
+            };
+            Ok(())
+        })?;
+        self.restart(node, true)
+    }
+
+    fn cluster(&self, node: &str) -> Result<toml::Table> {
         let file = self.node_dir(node).join("cluster.toml");
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let mut cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
-        let this = cluster.get_mut("this").and_then(toml::Value::as_table_mut);
-        let this = this.with_context(|| format!("{} says nothing of its own node", file.display()))?;
-        match value {
-            Some(value) => this.insert(key.to_owned(), value),
-            None => this.remove(key),
-        };
-        fs::write(&file, cluster.to_string()).with_context(|| format!("write {}", file.display()))?;
-        self.restart(node, true)
+        text.parse().with_context(|| format!("parse {}", file.display()))
+    }
+
+    /// A node that runs reads its file when it is started again.
+    fn edit_cluster(&self, node: &str, edit: impl FnOnce(&mut toml::Table) -> Result<()>) -> Result<()> {
+        let mut cluster = self.cluster(node)?;
+        edit(&mut cluster)?;
+        let file = self.node_dir(node).join("cluster.toml");
+        fs::write(&file, cluster.to_string()).with_context(|| format!("write {}", file.display()))
     }
 
     /// Where a node has its replicas.
@@ -287,12 +333,9 @@ impl Playground {
 
     /// What a node's cluster file says of the node itself.
     fn this_node(&self, node: &str) -> Result<toml::Table> {
-        let file = self.node_dir(node).join("cluster.toml");
-        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let mut cluster: toml::Table = text.parse().with_context(|| format!("parse {}", file.display()))?;
-        match cluster.remove("this") {
+        match self.cluster(node)?.remove("this") {
             Some(toml::Value::Table(this)) => Ok(this),
-            _ => bail!("{} says nothing of its own node", file.display()),
+            _ => bail!("the file of {node} says nothing of its own node"),
         }
     }
 
@@ -312,11 +355,23 @@ impl Playground {
     }
 
     fn playground_verb(&self, verb: &str, node: &str, whole_node: bool) -> Result<()> {
-        let mut arguments = vec!["playground", verb, node];
+        let dir = self.dir.to_string_lossy();
+        let mut arguments = vec!["--dir", dir.as_ref(), "playground", verb, node];
         if whole_node {
             arguments.push("--whole-node");
         }
-        self.run(&arguments).map(|_| ())
+        // Programs run where they are started.
+        let command = match &self.networks {
+            Some(networks) => networks.command_in(node, &self.cli.program),
+            None => Command::new(&self.cli.program),
+        };
+        self.while_alive(|| run_json(command, &arguments)).map(|_| ())
+    }
+
+    fn while_alive<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(*alive, "the playground is destroyed");
+        work()
     }
 
     /// Waits until every one of these nodes sees every replica in sync and nothing joining.
@@ -335,7 +390,7 @@ impl Playground {
 
     /// Destroys it now, and says what went wrong (dropping only prints it).
     pub fn destroy(mut self) -> Result<()> {
-        let result = destroy(&self.cli, &self.dir);
+        let result = destroy(&self.cli, &self.dir, &self.alive);
         if let Some(undo) = self.destroy.take()
             && result.is_ok()
         {
@@ -345,7 +400,13 @@ impl Playground {
     }
 }
 
-fn destroy(cli: &Cli, dir: &Path) -> Result<()> {
+fn names(count: usize) -> Vec<String> {
+    ["a", "b", "c", "d", "e"].iter().take(count).map(ToString::to_string).collect()
+}
+
+fn destroy(cli: &Cli, dir: &Path, alive: &Alive) -> Result<()> {
+    let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+    *alive = false;
     if !dir.exists() {
         return Ok(());
     }

@@ -161,6 +161,33 @@ fn pool_with_foreign_files_is_refused_and_untouched() -> Result<()> {
 }
 
 #[test]
+fn attach_where_the_pool_is_not_open_says_so_and_another_node_serves() -> Result<()> {
+    let ground = ground()?;
+    let playground = &ground.playground;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b"])?;
+    playground.create("b", "elsewhere", "64MiB", 2, &["--on", "b,c"])?;
+    let foreign = ground.home.path().join("foreign");
+    fs::create_dir(&foreign)?;
+    fs::write(foreign.join("letter.txt"), "dear reader")?;
+    playground.set_pool("a", &foreign)?;
+    for front_end in ["loop", "nbd-socket"] {
+        let found = ground.refused(STATE_FORBIDS, &["volume", "attach", "v", "--front-end", front_end])?;
+        ensure!(found.kind == "state_forbids", "{found:?}");
+        for part in ["the pool of node a is not open", "letter.txt", "attach at another node"] {
+            ensure!(found.message.contains(part), "does not say {part:?}: {found}");
+        }
+    }
+    let left: Vec<_> = fs::read_dir(&foreign)?.map(|entry| entry.map(|it| it.file_name())).collect::<Result<_, _>>()?;
+    ensure!(left == ["letter.txt"], "something was written: {left:?}");
+    // Another node has its replica, and this one needs none for a volume that lies elsewhere.
+    for (node, volume) in [("b", "v"), ("a", "elsewhere")] {
+        let target = Target::of(&playground.attach(node, volume, &["--front-end", "nbd-socket"])?)?;
+        target.open()?.write(0, AlignedBuffer::new(BLOCK_BYTES).bytes())?;
+    }
+    ground.playground.destroy()
+}
+
+#[test]
 fn device_with_a_signature_is_refused_and_untouched() -> Result<()> {
     let ground = ground()?;
     let cleanup = Cleanup::new();

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::load::{LoadProfile, LoadSession, Recorder, RecorderLimits, Target, scan};
-use lockstep_e2e::networks::{Namespaces, Network};
+use lockstep_e2e::networks::{Dedicated, Network};
+use lockstep_e2e::playground::{Fault, Playground};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::replicas;
-use lockstep_e2e::status::{Attachment, VolumeStatus};
+use lockstep_e2e::status::VolumeStatus;
 use lockstep_e2e::wait;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,28 +25,21 @@ struct Setup {
     session: Option<LoadSession>,
     target: Target,
     random: Random,
-    nodes: Namespaces,
+    playground: Playground,
     _home: tempfile::TempDir,
 }
 
 impl Setup {
     fn start() -> Result<Self> {
         let home = tempfile::Builder::new().prefix("lockstep-networks-").tempdir()?;
-        let nodes = Namespaces::start(home.path(), &Cleanup::new())?;
-        let size = SIZE_BYTES.to_string();
-        // Engines take their pools a moment after the agents answer.
-        wait::until_ok("the volume is created", BOUND, || {
-            nodes.at("a", &["volume", "create", VOLUME, "--size", &size, "--replicas", "2", "--on", "a,b"]).map(Some)
-        })?;
-        let attached = wait::until_ok("the volume is attached", BOUND, || {
-            nodes.at("a", &["volume", "attach", VOLUME, "--front-end", "nbd-socket"]).map(Some)
-        })?;
-        let attachment: Attachment = serde_json::from_value(attached)?;
-        let target = Target::of(&attachment)?;
+        let dir = home.path().join("playground");
+        let playground = Playground::start_apart(&dir, 3, Dedicated::ByNetwork, &Cleanup::new())?;
+        playground.create("a", VOLUME, &SIZE_BYTES.to_string(), 2, &["--on", "a,b"])?;
+        let target = Target::of(&playground.attach("a", VOLUME, &["--front-end", "nbd-socket"])?)?;
         let recorder = Arc::new(Recorder::new(RecorderLimits { blocks: SIZE_BYTES / 4096, found_max: 10 }));
         let mut random = Random::new(3);
         let session = LoadSession::start(&recorder, target.clone(), LoadProfile::default(), &mut random);
-        Ok(Setup { recorder, session: Some(session), target, random, nodes, _home: home })
+        Ok(Setup { recorder, session: Some(session), target, random, playground, _home: home })
     }
 
     fn session(&self) -> Result<&LoadSession> {
@@ -53,7 +47,7 @@ impl Setup {
     }
 
     fn status(&self, node: &str) -> Result<VolumeStatus> {
-        Ok(serde_json::from_value(self.nodes.at(node, &["volume", "status", VOLUME])?)?)
+        self.playground.status(node, VOLUME)
     }
 
     fn wait_carried_by(&self, network: &str) -> Result<()> {
@@ -89,7 +83,7 @@ fn cut_of_one_network_costs_a_short_pause_and_nobody_is_expelled() -> Result<()>
         [(Network::Dedicated, Some("ordinary")), (Network::Ordinary, None), (Network::Dedicated, None)]
     {
         let cut_at = setup.recorder.now();
-        setup.nodes.cut(network)?;
+        setup.playground.networks()?.cut(network)?;
         setup.session()?.wait_progress(OPERATIONS, BOUND).with_context(|| format!("{network:?} is cut"))?;
         if let Some(carried_by) = carried_by {
             setup.wait_carried_by(carried_by)?;
@@ -97,7 +91,7 @@ fn cut_of_one_network_costs_a_short_pause_and_nobody_is_expelled() -> Result<()>
         let gap = setup.recorder.longest_gap(cut_at, setup.recorder.now());
         ensure!(gap < STALL_BOUND, "{network:?} cut: nothing completed for {gap:?}");
         println!("{network:?} cut: longest gap {gap:?}");
-        setup.nodes.join(network)?;
+        setup.playground.networks()?.join(network)?;
         setup.session()?.wait_progress(OPERATIONS, BOUND).with_context(|| format!("{network:?} is back"))?;
         setup.judge().with_context(|| format!("after {network:?} was cut"))?;
         wait::until_ok("both networks work", BOUND, || {
@@ -115,14 +109,15 @@ fn cut_of_one_network_costs_a_short_pause_and_nobody_is_expelled() -> Result<()>
 
     // Bytes of the cut connections that arrived late were never applied: the replicas are the same.
     setup.session.take().context("the load runs")?.finish(BOUND)?;
-    setup.nodes.at("a", &["volume", "detach", VOLUME])?;
-    let verified = setup.nodes.at("a", &["volume", "verify", VOLUME])?;
+    setup.playground.detach("a", VOLUME)?;
+    let verified = setup.playground.at("a", &["volume", "verify", VOLUME])?;
     ensure!(verified["bytes_different"] == 0, "volume verify says {verified}");
+    for node in setup.playground.nodes() {
+        setup.playground.disturb(node, Fault::Stop, true)?;
+    }
     let files = ["a", "b"]
-        .map(|node| replicas::data_file(&setup.nodes.node_dir(node).join("pool"), SIZE_BYTES))
+        .map(|node| replicas::data_file(&setup.playground.pool_dir(node)?, SIZE_BYTES))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
-    let Setup { nodes, _home, .. } = setup;
-    drop(nodes);
     replicas::compare(&files, SIZE_BYTES).map(|_| ())
 }

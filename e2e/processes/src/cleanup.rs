@@ -7,10 +7,15 @@ use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 /// On a signal the program's other threads still run, and may make a file in a directory that is being removed.
 const REMOVALS_MAX: u32 = 16;
+
+/// What another thread was undoing when the signal came may take so long: it stops programs, which flush.
+const UNDOING_BOUND: Duration = Duration::from_secs(60);
 
 type Action = Box<dyn FnMut() + Send>;
 
@@ -18,12 +23,17 @@ type Action = Box<dyn FnMut() + Send>;
 struct Pending {
     next_id: u64,
     actions: BTreeMap<u64, Action>,
+    /// Threads that undo something now.
+    undoing: Vec<ThreadId>,
+    /// A signal came, and this thread ends the program.
+    ending: Option<ThreadId>,
 }
 
 /// The list of what has to be undone. Clones share it.
 #[derive(Clone, Default)]
 pub struct Cleanup {
     pending: Arc<Mutex<Pending>>,
+    undone: Arc<Condvar>,
 }
 
 /// Undoes one thing when dropped.
@@ -40,7 +50,7 @@ impl Cleanup {
 
     /// Notes how to undo what the caller is about to do (noted first, so that no signal falls in between).
     pub fn defer(&self, undo: impl FnMut() + Send + 'static) -> Undo {
-        let mut pending = self.lock();
+        let mut pending = self.lock_unless_ending();
         let id = pending.next_id;
         pending.next_id += 1;
         pending.actions.insert(id, Box::new(undo));
@@ -51,7 +61,12 @@ impl Cleanup {
     pub fn on_signals(&self) -> Result<()> {
         let cleanup = self.clone();
         ctrlc::set_handler(move || {
+            cleanup.lock().ending = Some(thread::current().id());
             cleanup.undo_all();
+            // What another thread had begun to undo is not on the list any more.
+            let all_done =
+                cleanup.undone.wait_timeout_while(cleanup.lock(), UNDOING_BOUND, |pending| !pending.undoing.is_empty());
+            drop(all_done);
             std::process::exit(130);
         })
         .context("install the signal handler")
@@ -62,6 +77,20 @@ impl Cleanup {
         // The lock is not held while an action runs: an action may itself drop a guard.
         while let Some((_, mut action)) = self.pop() {
             action();
+        }
+    }
+
+    /// Once a signal ends the program, whoever would make or undo something more stays here until it is over: what it makes would be
+    /// left behind, and the program would end before all is undone. But what is being undone goes on.
+    fn lock_unless_ending(&self) -> MutexGuard<'_, Pending> {
+        let pending = self.lock();
+        let me = thread::current().id();
+        if pending.ending.is_none_or(|ending| ending == me || pending.undoing.contains(&me)) {
+            return pending;
+        }
+        drop(pending);
+        loop {
+            thread::park();
         }
     }
 
@@ -77,16 +106,23 @@ impl Cleanup {
 impl Undo {
     /// Forgets it: what was to be undone is gone already.
     pub fn forget(self) {
-        self.cleanup.lock().actions.remove(&self.id);
+        self.cleanup.lock_unless_ending().actions.remove(&self.id);
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        let action = self.cleanup.lock().actions.remove(&self.id);
-        if let Some(mut action) = action {
-            action();
+        let mut pending = self.cleanup.lock_unless_ending();
+        let Some(mut action) = pending.actions.remove(&self.id) else { return };
+        let me = thread::current().id();
+        pending.undoing.push(me);
+        drop(pending);
+        action();
+        let mut pending = self.cleanup.lock();
+        if let Some(at) = pending.undoing.iter().rposition(|thread| *thread == me) {
+            pending.undoing.swap_remove(at);
         }
+        self.cleanup.undone.notify_all();
     }
 }
 

@@ -165,14 +165,14 @@ impl Comparison {
     }
 }
 
-/// The program of the floor, built as an example of the engine's crate.
-pub fn find_floor() -> Result<PathBuf> {
+/// A program that is built as an example of a crate.
+pub fn find_example(name: &str, variable: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the running executable")?;
-    let beside = own.parent().map(|directory| directory.join("examples/floor")).unwrap_or_default();
+    let beside = own.parent().map(|directory| directory.join("examples").join(name)).unwrap_or_default();
     if beside.is_file() {
         return Ok(beside);
     }
-    crate::playground::built_program("floor", "LOCKSTEP_FLOOR_BIN")
+    crate::playground::built_program(name, variable)
 }
 
 /// Makes a file of `bytes` and writes all of it once: first touch of a hole allocates, which is not what is measured.

@@ -1,9 +1,9 @@
 //! Numbers of several rounds: medians, spreads, and ratios that are taken within each round.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Values of one figure, one for each round that has it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Figures(pub Vec<f64>);
 
 impl Figures {

@@ -1,16 +1,19 @@
 //! Several writers of one volume: what a grant costs, whether two writers get in each other's way, who waits and how long.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::bed::{Bed, Layout};
-use super::comparison::write_once;
+use super::comparison::{find_example, write_once};
 use super::figures::Figures;
 use super::levels::{Level, Line};
 use super::probe::{Probe, longest_wait};
 use crate::cleanup::Cleanup;
+use crate::command::run_ok;
 use crate::load::{AlignedBuffer, BLOCK_BYTES, Connection, Target};
 use crate::playground::Fault;
 
@@ -37,13 +40,26 @@ pub fn measure(directory: &Path, rounds: usize, duration: Duration, cleanup: &Cl
     write_once(&device)?;
     let targets = [Target::Device(device), Target::Device(bed.attach("b", VOLUME, &[])?)];
     let mut shared = Shared { bed, targets };
-    let mut lines = shared.transfers()?;
+    let mut lines = policing()?;
+    lines.extend(shared.transfers()?);
     lines.extend(shared.disjoint(rounds, duration)?);
     lines.extend(shared.contended(rounds, duration)?);
     lines.extend(shared.migrations()?);
     lines.extend(shared.priority(duration)?);
     lines.extend(shared.deaths(rounds)?);
     Ok(lines)
+}
+
+/// What the machine does more for a write whose range is held. The check itself is a part of that.
+fn policing() -> Result<Vec<Line>> {
+    let mut program = Command::new(find_example("policing_cost", "LOCKSTEP_POLICING_COST_BIN")?);
+    let text = run_ok(&mut program)?;
+    let measured: BTreeMap<String, Figures> = serde_json::from_str(&text).with_context(|| format!("parse {text}"))?;
+    let figures = |name: &str| measured.get(name).cloned().unwrap_or_default();
+    Ok(vec![
+        Line::shown("a write to a held range, in the machine alone", "ns", figures("multi_writer")),
+        Line::promised("of that for policing", "ns", figures("policing"), Level::AtMost(50.0)),
+    ])
 }
 
 impl Shared {

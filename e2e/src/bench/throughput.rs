@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::bed::{Bed, Layout};
 use super::case::Case;
-use super::comparison::{Access, Comparison, Series, Subject, Target, find_floor, write_once, written_file};
+use super::comparison::{Access, Comparison, Series, Subject, Target, find_example, write_once, written_file};
 use super::machine::enable_fuse_uring;
 use super::qemu::QemuMirror;
 use crate::cleanup::Cleanup;
@@ -45,7 +45,7 @@ pub fn measure(directory: &Path, extent: Extent<'_>, cleanup: &Cleanup, say: &dy
     say("writing the files of the floor once");
     let written = |path: PathBuf| written_file(&path, bytes).map(|()| path);
     add(Subject::RawFile, Series::OneDisk, Access::Fio(written(files.join("raw"))?));
-    let program = find_floor()?;
+    let program = find_example("floor", "LOCKSTEP_FLOOR_BIN")?;
     let local = written(files.join("floor-local"))?;
     for (series, peer) in
         [(Series::OneDisk, files.join("floor-peer")), (Series::PeerOnTmpfs, memory.path().join("floor-peer"))]

@@ -1,21 +1,24 @@
 //! Kills and pauses real engines under a recording load, and judges every block's history.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use lockstep_e2e::cleanup::{Cleanup, Scratch};
-use lockstep_e2e::soak::{FrontEnd, SharingOptions, SoakOptions, run, run_sharing};
+use lockstep_e2e::soak::{FrontEnd, Limits, SharingOptions, SoakOptions, run, run_sharing};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Rounds, if neither they nor a time are given.
+const ROUNDS: u64 = 200;
 
 /// Rounds of SIGKILL, SIGSTOP and clean stops of a random node under a recording load.
 #[derive(Parser)]
 #[command(about)]
 struct Arguments {
-    /// How many rounds, for each number of replicas.
-    #[arg(long, default_value_t = 200)]
-    rounds: u64,
-    /// No new round after this time.
+    /// How many rounds, for each number of replicas: 200, or as many as the time allows.
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// No new round after this time, which all parts of the run share.
     #[arg(long)]
     seconds: Option<u64>,
     /// Two or three; both, one after the other, if not given.
@@ -24,6 +27,9 @@ struct Arguments {
     /// One writer at a time, or a writer on each of three nodes; both, one after the other, if not given.
     #[arg(long)]
     access: Option<AccessName>,
+    /// Several writers only: each node in a network namespace of its own, and links between them are cut too.
+    #[arg(long)]
+    cut_links: bool,
     /// The replicas are compared after so many rounds.
     #[arg(long, default_value_t = 10)]
     compare_every: u64,
@@ -67,23 +73,29 @@ fn soak() -> Result<()> {
     let cleanup = Cleanup::new();
     cleanup.on_signals()?;
     let counts: Vec<usize> = arguments.replicas.map_or_else(|| vec![2, 3], |count| vec![usize::from(count)]);
-    let accesses: Vec<AccessName> =
-        arguments.access.map_or_else(|| vec![AccessName::SingleWriter, AccessName::MultiWriter], |access| vec![access]);
+    let accesses = match (arguments.access, arguments.cut_links) {
+        (Some(AccessName::SingleWriter), true) => bail!("--cut-links is for --access multi-writer"),
+        (Some(access), _) => vec![access],
+        (None, true) => vec![AccessName::MultiWriter],
+        (None, false) => vec![AccessName::SingleWriter, AccessName::MultiWriter],
+    };
     // The time is that of the whole command.
     let parts = u32::try_from(counts.len() * accesses.len()).unwrap_or(1);
     let time = arguments.seconds.map(|seconds| Duration::from_secs(seconds) / parts);
+    let limits = Limits { rounds: arguments.rounds.or(time.is_none().then_some(ROUNDS)), time };
     for (access, replicas) in accesses.iter().flat_map(|access| counts.iter().map(move |count| (*access, count))) {
         let name = access.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        let cuts = if arguments.cut_links { " --cut-links" } else { "" };
         println!(
-            "seed {seed}, {replicas} replicas, {name} (repeat with --seed {seed} --replicas {replicas} --access {name})"
+            "seed {seed}, {replicas} replicas, {name} (repeat with --seed {seed} --replicas {replicas} --access {name}{cuts})"
         );
         let home = Scratch::make(&parent, "lockstep-soak-", &cleanup)?;
         if access == AccessName::MultiWriter {
             let options = SharingOptions {
                 dir: &home.path().join("playground"),
-                rounds: arguments.rounds,
-                time,
+                limits,
                 replicas: *replicas,
+                cut_links: arguments.cut_links,
                 compare_every: arguments.compare_every.max(1),
                 seed,
             };
@@ -94,8 +106,7 @@ fn soak() -> Result<()> {
         }
         let options = SoakOptions {
             dir: &home.path().join("playground"),
-            rounds: arguments.rounds,
-            time,
+            limits,
             replicas: *replicas,
             compare_every: arguments.compare_every.max(1),
             seed,

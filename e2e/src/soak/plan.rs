@@ -1,7 +1,8 @@
 //! What a round does, drawn from the seed before it begins.
 
-use crate::playground::Fault;
+use crate::playground::{Fault, Playground};
 use crate::random::Random;
+use anyhow::Result;
 use std::fmt;
 
 /// What a node is to the volume when it is disturbed.
@@ -66,6 +67,19 @@ impl Plan {
             after_writer,
             kill_again: fault != Fault::Pause && random.percent(25),
         }
+    }
+
+    /// The victim runs again.
+    pub fn heal(&self, playground: &Playground, victim: &str) -> Result<()> {
+        if self.fault == Fault::Pause {
+            return playground.resume(victim, self.whole_node);
+        }
+        playground.restart(victim, self.whole_node)?;
+        if self.kill_again {
+            playground.disturb(victim, Fault::Kill, self.whole_node)?;
+            playground.restart(victim, self.whole_node)?;
+        }
+        Ok(())
     }
 }
 

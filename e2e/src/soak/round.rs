@@ -58,7 +58,7 @@ pub fn run_round(cluster: &mut Cluster, plan: &Plan) -> Result<RoundResult> {
     let survivors: Vec<String> = cluster.playground().nodes().iter().filter(|node| **node != victim).cloned().collect();
     let refused_before = cluster.counter(&survivors, "stale_refused");
     let paused_writer = left_behind.is_some() && plan.fault == Fault::Pause;
-    heal(cluster, &victim, plan)?;
+    plan.heal(cluster.playground(), &victim)?;
     if role == Role::Writer && plan.after_writer == AfterWriter::Return {
         return_writer(cluster, &victim, plan)?;
     }
@@ -97,19 +97,6 @@ fn successor_of(cluster: &Cluster, victim: &str) -> Result<String> {
         .find(in_sync)
         .cloned()
         .with_context(|| format!("none of {:?} is in sync", others.collect::<Vec<_>>()))
-}
-
-fn heal(cluster: &Cluster, victim: &str, plan: &Plan) -> Result<()> {
-    let playground = cluster.playground();
-    if plan.fault == Fault::Pause {
-        return playground.resume(victim, plan.whole_node);
-    }
-    playground.restart(victim, plan.whole_node)?;
-    if plan.kill_again {
-        playground.disturb(victim, Fault::Kill, plan.whole_node)?;
-        playground.restart(victim, plan.whole_node)?;
-    }
-    Ok(())
 }
 
 /// The writer's node runs again: its load goes on by itself after a pause, else the volume is attached there anew.

@@ -1,6 +1,7 @@
 //! Round after round.
 
 use super::cluster::{Cluster, ClusterStart, FrontEnd};
+use super::limits::Limits;
 use super::plan::Plan;
 use super::round::{RoundResult, run_round};
 use super::summary::Summary;
@@ -8,6 +9,7 @@ use crate::cleanup::Cleanup;
 use crate::load::LoadProfile;
 use crate::random::Random;
 use anyhow::{Context, Result};
+use std::fmt::Display;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,10 +22,8 @@ const LOAD_BYTES: u64 = 48 << 20;
 pub struct SoakOptions<'a> {
     /// The playground's directory, which does not exist yet.
     pub dir: &'a Path,
-    /// So many rounds.
-    pub rounds: u64,
-    /// But no new one after this time.
-    pub time: Option<Duration>,
+    /// How long.
+    pub limits: Limits,
     /// Two or three.
     pub replicas: usize,
     /// The replicas are compared after so many rounds.
@@ -67,14 +67,11 @@ fn run_rounds(
 ) -> Result<()> {
     let began = Instant::now();
     attach_somewhere(cluster, random)?;
-    for round in 1..=options.rounds {
-        if options.time.is_some_and(|time| began.elapsed() >= time) {
-            break;
-        }
+    for round in options.limits.rounds() {
         let plan = Plan::draw(random, cluster.playground().nodes().len());
         let result = run_round(cluster, &plan).with_context(|| format!("round {round}, {plan:?}"))?;
         summary.add(&plan, &result);
-        println!("{}", line(round, options.rounds, &plan, &result, began.elapsed()));
+        println!("{}", line(&options.limits.shown(round), &plan, &result, began.elapsed()));
         if round % options.compare_every == 0 {
             compare(cluster, summary).with_context(|| format!("after round {round}"))?;
             attach_somewhere(cluster, random)?;
@@ -95,13 +92,13 @@ fn attach_somewhere(cluster: &mut Cluster, random: &mut Random) -> Result<()> {
     cluster.attach(&node, false).with_context(|| format!("attach on {node}")).map(|_| ())
 }
 
-fn line(round: u64, rounds: u64, plan: &Plan, result: &RoundResult, elapsed: Duration) -> String {
+fn line(round: &impl Display, plan: &Plan, result: &RoundResult, elapsed: Duration) -> String {
     let shown = |name: &str, span: Option<Duration>| {
         span.map_or_else(String::new, |span| format!(", {name} {:.0} ms", span.as_secs_f64() * 1000.0))
     };
     let whole_node = if plan.whole_node { ", whole node" } else { "" };
     format!(
-        "[{:6.1} s] {round}/{rounds}: {} {} ({}{whole_node}){}{}{}, {} operations judged",
+        "[{:6.1} s] {round}: {} {} ({}{whole_node}){}{}{}, {} operations judged",
         elapsed.as_secs_f64(),
         plan.fault.verb(),
         result.victim,

@@ -74,4 +74,7 @@ pub enum Broken {
     ExpiryTakes = 67,
     ShardNumberKept = 68,
     RestoredShardBelieved = 69,
+    JoinFlushBesideWrites = 70,
+    ExpelledExpels = 71,
+    JoinsUnheard = 72,
 }

@@ -225,7 +225,11 @@ fn in_turn(world: &mut World) {
     world.run_for(6 * SECOND);
     let all = [A, B, C].map(|node| served(world, node));
     let (least, most) = (all.iter().min().copied().unwrap_or(0), all.iter().max().copied().unwrap_or(0));
-    demand(world, least > 20 && least * 3 >= most * 2, &format!("equals are served alike: {all:?}, granted {:?}", all_taken(world)));
+    demand(
+        world,
+        least > 20 && least * 3 >= most * 2,
+        &format!("equals are served alike: {all:?}, granted {:?}", all_taken(world)),
+    );
 }
 
 fn higher_first(world: &mut World) {

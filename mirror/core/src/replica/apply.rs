@@ -107,7 +107,7 @@ pub(super) struct DiskOp {
 }
 
 impl DiskOp {
-    fn writes(&self) -> bool {
+    pub fn writes(&self) -> bool {
         matches!(self.purpose, Purpose::Write(_) | Purpose::Pull { .. })
     }
 }
@@ -132,6 +132,11 @@ impl Disk {
 
     pub fn overlapping_write(&self, range: BlockRange) -> Option<&DiskOp> {
         self.ops.iter().find(|op| op.writes() && op.range.overlaps(range))
+    }
+
+    /// What the next operation will be called.
+    pub fn next_io(&self) -> IoId {
+        IoId(self.next_io + 1)
     }
 
     pub fn take(&mut self, io: IoId) -> Option<DiskOp> {

@@ -45,6 +45,8 @@ pub(super) struct Proposer {
     pub retry_at: Time,
     /// A value of this node may be accepted somewhere, and is not known to be decided.
     pub in_doubt: bool,
+    /// Since when a register elsewhere has answered, if it did the last time.
+    pub reached_at: Option<Time>,
     /// Rounds without a majority since the last one that had it.
     pub failures: u32,
     tags: u64,
@@ -246,8 +248,8 @@ impl Replica {
                 self.proposer.tags += 1;
                 let mut config = config.clone();
                 // Voters that cannot decide among themselves would be a register that nobody reads again.
-                if !majority(&config.voters, &round.promises, any_identity) && matches!(round.change, Change::Expel(_))
-                {
+                let expels = matches!(round.change, Change::Expel(_) | Change::ExpelSuspects { .. });
+                if expels && !majority(&config.voters, &round.promises, any_identity) {
                     config.voters = base.voters.clone();
                 }
                 config

@@ -14,6 +14,9 @@ pub(super) enum Change {
     Learn,
     /// These runs take part no more.
     Expel(Vec<(NodeId, Incarnation)>),
+    /// These runs are suspected by a run that is in sync; the word of one that was itself expelled meanwhile counts for nothing, or a
+    /// cut between two would cost both.
+    ExpelSuspects { out: Vec<(NodeId, Incarnation)>, by: (NodeId, Incarnation) },
     /// A configuration that was decided late lists only runs that have left as planned: the survivors of the view in
     /// which they left go on. Who left promised nobody to come back, so nobody can have served in what is overruled.
     Overrule { survivors: Vec<(NodeId, Incarnation)>, left: Vec<(NodeId, Incarnation)>, epoch: Epoch },
@@ -65,7 +68,10 @@ impl Change {
         next.epoch = Epoch(now.epoch.0 + 1);
         match self {
             Change::Learn => return Planned::Already,
-            Change::Expel(out) => {
+            Change::ExpelSuspects { by: (node, incarnation), .. } if !now.is_in_sync(*node, *incarnation) => {
+                return Planned::Impossible("who suspects is not in sync any more");
+            }
+            Change::Expel(out) | Change::ExpelSuspects { out, .. } => {
                 if !out.iter().any(|(n, i)| super::view::lists(now, *n, *i)) {
                     return Planned::Already;
                 }

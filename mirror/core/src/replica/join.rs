@@ -16,7 +16,7 @@ use super::intent::region_range;
 use super::view::lists;
 use crate::bitmap::{BlockSet, Chunk};
 use crate::effect::{Effect, Event};
-use crate::ids::{BufId, Digest, NodeId, ReadId, Round, Time};
+use crate::ids::{BufId, Digest, IoId, NodeId, ReadId, Round, Time};
 use crate::message::Message;
 use crate::meta::MetaUpdate;
 use crate::range::{BlockRange, CHUNK_BLOCKS, region_blocks};
@@ -76,6 +76,8 @@ pub(super) struct Join {
     settled: Vec<BlockRange>,
     /// Settled before the flush that is under way.
     flushing: Option<Vec<BlockRange>>,
+    /// Operations below this one have to end before that flush: a write that touched a range first is all that there is of it.
+    lands: Option<IoId>,
     asked_at: Time,
     total_blocks: u64,
 }
@@ -126,6 +128,7 @@ impl Replica {
             pulls: BTreeMap::new(),
             settled: Vec::new(),
             flushing: None,
+            lands: None,
             asked_at: self.now,
             total_blocks: 0,
         };
@@ -483,6 +486,19 @@ impl Replica {
             join.phase = Phase::Flushing;
         }
         join.flushing = Some(core::mem::take(&mut join.settled));
+        join.lands = Some(self.disk.next_io());
+        self.flush_pulled();
+    }
+
+    /// Flushes once the disk has finished all writes of before.
+    pub(super) fn flush_pulled(&mut self) {
+        let beside = self.broken(broken!(JoinFlushBesideWrites));
+        let Some(join) = &mut self.join else { return };
+        let older = |lands: IoId| self.disk.ops.iter().any(|op| op.writes() && op.io < lands);
+        if join.lands.is_none_or(|lands| older(lands) && !beside) {
+            return;
+        }
+        join.lands = None;
         let round = join.round;
         if self.broken(broken!(JoinWithoutFlush)) {
             return self.on_join_flushed(round);
@@ -532,9 +548,12 @@ impl Replica {
         if lists(&self.known, node, incarnation) && self.known.is_joining(node, incarnation) {
             return None;
         }
-        // Who cannot be reached by every in-sync member would be expelled again at once.
         let source = self.view.nodes(self.view.in_sync).next()?;
-        if !self.view.nodes(self.view.in_sync).all(|n| self.session_is_listed(n)) {
+        let reached = match self.broken(broken!(JoinsUnheard)) {
+            true => self.view.nodes(self.view.in_sync).all(|n| self.session_is_listed(n)),
+            false => self.is_answered_by_all(),
+        };
+        if !reached {
             return None;
         }
         let votes = self.has_register() || self.known.voters.contains_key(&node);

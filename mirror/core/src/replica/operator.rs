@@ -149,7 +149,10 @@ impl Replica {
                 return None;
             }
             let in_sync = self.view.is_in_sync(node, self.incarnation);
-            let through_peer = self.view.nodes(self.view.in_sync).any(|n| n != node && self.session_is_listed(n));
+            let through_peer = match self.broken(broken!(JoinsUnheard)) {
+                true => self.view.nodes(self.view.in_sync).any(|n| n != node && self.session_is_listed(n)),
+                false => self.is_answered_by_all(),
+            };
             // As long as another writer is known there is nothing to swap; its end changes what is known.
             let holder = self.known.other_writer(node).filter(|_| attachment.mode == AttachMode::ReadWrite);
             let held = holder.is_some();

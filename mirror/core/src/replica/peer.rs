@@ -148,6 +148,19 @@ impl Replica {
         self.peers.get(&node).is_some_and(heard)
     }
 
+    /// True if every other in-sync and joining replica answers this node. Whom one of them does not hear is expelled again at once when
+    /// it enters or attaches; a cut closes no session, and may pass one way. And two that join beside each other wait for each
+    /// other's reports.
+    pub(super) fn is_answered_by_all(&self) -> bool {
+        let answers = |node: NodeId| {
+            let peer = self.peers.get(&node);
+            let link = peer.and_then(|p| p.links[p.session?.net as usize]);
+            let lately = link.is_some_and(|link| self.now.since(link.answered_at) < self.timing.switch_network);
+            lately && self.session_is_listed(node)
+        };
+        self.view.nodes(self.view.written()).filter(|n| *n != self.node).all(answers)
+    }
+
     /// Sends within the session; dropped if there is none (whatever matters is sent again when one opens).
     pub(super) fn send(&mut self, node: NodeId, message: Message, payload: Option<BufId>) {
         let Some(session) = self.peers.get(&node).and_then(|p| p.session) else { return };

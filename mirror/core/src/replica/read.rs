@@ -329,7 +329,10 @@ impl Replica {
         match op.purpose.clone() {
             Purpose::PeerRead { buf, .. } | Purpose::PullRead { buf, .. } if stale => self.release(Some(buf)),
             Purpose::Flush { node, .. } if stale && node != self.node => {}
-            Purpose::Write(write) => self.on_write_done(&write),
+            Purpose::Write(write) => {
+                self.on_write_done(&write);
+                self.flush_pulled();
+            }
             Purpose::Pull { id, buf } => self.on_pull_written(id, buf),
             Purpose::FrontRead(request) => self.on_front_read_done(&op, request, result),
             Purpose::PeerRead { node, id, buf } => self.on_peer_read_done(&op, node, id, buf),

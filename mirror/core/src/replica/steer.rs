@@ -114,7 +114,11 @@ impl Replica {
             return None;
         }
         let due = since.after(self.turn_delay(&out, proven));
-        (self.now >= due).then_some(Change::Expel(out))
+        let change = match self.broken(broken!(ExpelledExpels)) {
+            true => Change::Expel(out),
+            false => Change::ExpelSuspects { out, by: (self.node, self.incarnation) },
+        };
+        (self.now >= due).then_some(change)
     }
 
     /// Who of the survivors swaps at once, and how long the others wait for it.
@@ -173,7 +177,12 @@ impl Replica {
         let sessions = others.iter().filter_map(|(n, _)| self.peers.get(n).and_then(|p| p.session));
         let met_at = sessions.map(|s| s.opened_at).fold(self.started_at, Time::max);
         let patience = if all_ended { 0 } else { self.timing.start_alone };
-        let since = met_at.max(self.started_at.after(patience));
+        let mut since = met_at.max(self.started_at.after(patience));
+        if before > 0 && self.has_register() {
+            // While the register was away, everybody's time has come: who is first has to have had its chance since.
+            let Some(at) = self.proposer.reached_at else { return Some(Change::Learn) };
+            since = since.max(at.after(self.timing.register_patience));
+        }
         (self.now >= since.after(before as u64 * self.timing.swap_delay)).then_some(alone)
     }
 

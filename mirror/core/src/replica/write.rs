@@ -300,6 +300,8 @@ impl Replica {
         if self.disk.failed.is_some() {
             return;
         }
+        // A replica refuses what is below its own node's number as well.
+        self.grants.learn(write.range, &self.view.config.settings, write.grant, self.node);
         self.apply_write(ApplyWrite {
             origin: Origin::Local,
             writer: self.node,

@@ -1,17 +1,20 @@
 //! Links: networks that flap, bytes of old connections, slow networks, cuts that only some see, clocks that differ.
 
-use lockstep_core::Net;
 use lockstep_core::timing::MS;
+use lockstep_core::{AttachMode, Net};
 
 use super::Scenario;
+use super::general::vary;
 use super::nemesis::{ANYTHING, Wrath, rage};
-use super::stage::{A, B, C, D, NETS, even_disks, hot, reach, vary_lasting, warm};
+use super::sharing::shared;
+use super::stage::{A, B, C, D, NETS, cut_way, even_disks, hot, reach, vary_lasting, warm};
+use crate::failure::Failure;
 use crate::plan::{Mix, Plan, SECOND};
 use crate::rng::Rng;
 use crate::world::World;
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 7] = [
+pub const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "flapping",
         about: "one of two networks is cut again and again, and gives up late what it held; nobody is expelled",
@@ -46,6 +49,13 @@ pub const SCENARIOS: [Scenario; 7] = [
         script: diskless_cut,
     },
     Scenario {
+        name: "cut-between",
+        about: "two of three replicas do not hear each other, and the third hears both: one of the two stays, and nothing flaps",
+        share: 3,
+        plan: cut_between_plan,
+        script: cut_between,
+    },
+    Scenario {
         name: "one-way",
         about: "partitions that pass one way only, between any two, under load",
         share: 3,
@@ -74,6 +84,51 @@ pub const SCENARIOS: [Scenario; 7] = [
         script: no_arbiter,
     },
 ];
+
+/// Who has something attached expels at once.
+fn cut_between_plan(rng: &mut Rng) -> Plan {
+    let mut plan = if rng.one_in(2) {
+        shared(Plan::three_replicas(), &[1, 2, 3], rng)
+    } else {
+        let mut plan = vary(Plan::three_replicas(), rng);
+        plan.attach = vec![(A, AttachMode::ReadOnly), (B, AttachMode::ReadOnly), (C, AttachMode::ReadWrite)];
+        plan.moves_writer = false;
+        plan
+    };
+    plan.load.think = plan.load.think.max(20 * MS);
+    plan.load.requests_max = 4_000;
+    even_disks(&mut plan);
+    plan
+}
+
+/// Changes of the configuration that a cut may cost: one is expelled, and sessions that come and go let it try a few times to enter.
+const CHANGES_MAX: u64 = 12;
+
+fn cut_between(world: &mut World) {
+    for _ in 0..world.rng.within(2, 6) {
+        if !warm(world) {
+            return;
+        }
+        let before = world.checks.latest().epoch.0;
+        let ways = match world.rng.below(4) {
+            0 => vec![(A, B)],
+            1 => vec![(B, A)],
+            _ => vec![(A, B), (B, A)],
+        };
+        ways.into_iter().for_each(|(from, to)| cut_way(world, from, to));
+        let moment = world.rng.within(SECOND, 3 * SECOND);
+        world.run_for(moment);
+        let latest = world.checks.latest();
+        let changes = latest.epoch.0 - before;
+        let gone = [A, B].iter().all(|node| !latest.in_sync.contains_key(node));
+        if gone || changes > CHANGES_MAX {
+            let told = format!("{changes} changes of the configuration, in sync: {:?}", latest.in_sync);
+            world.fail(Failure::liveness("cut", world.now, told));
+            return;
+        }
+        world.mend_all();
+    }
+}
 
 fn flapping_plan(rng: &mut Rng) -> Plan {
     let base = match rng.below(3) {

@@ -4,13 +4,13 @@ use lockstep_core::AttachMode;
 use lockstep_core::timing::MS;
 
 use super::Scenario;
-use super::stage::{A, B, C, cut_way, is_alone, is_in_sync, reach, vary_lasting, warm, write};
-use crate::plan::{Plan, SECOND};
+use super::stage::{A, B, C, cut_way, hot, is_alone, is_in_sync, reach, vary_lasting, warm, write};
+use crate::plan::{DiskPace, Plan, SECOND};
 use crate::rng::Rng;
 use crate::world::World;
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 3] = [
+pub const SCENARIOS: [Scenario; 4] = [
     Scenario {
         name: "reboot",
         about: "hosts lose power and are back before anybody noticed",
@@ -38,6 +38,20 @@ pub const SCENARIOS: [Scenario; 3] = [
             plan
         },
         script: fresh_blackout,
+    },
+    Scenario {
+        name: "late-landing",
+        about: "a replica enters while its disk is slow with single writes, everything loses power, and it starts alone",
+        share: 2,
+        plan: |rng| {
+            let mut plan = vary_lasting(Plan::two_replicas(), rng);
+            plan.load.mix.flush = 15;
+            plan.load.think = 4 * MS;
+            hot(&mut plan, &[0, 1, 2, 3, 4]);
+            plan.disk = DiskPace { fastest: MS / 20, slowest: 4 * MS, outlier_one_in: 6 };
+            plan
+        },
+        script: late_landing,
     },
 ];
 
@@ -111,5 +125,28 @@ fn fresh_blackout(world: &mut World) {
     let moment = world.rng.within(SECOND, 5 * SECOND);
     world.run_for(moment);
     world.power_up(other);
+    world.run_for(SECOND);
+}
+
+fn late_landing(world: &mut World) {
+    if !warm(world) {
+        return;
+    }
+    let Some(writer) = world.writer() else { return };
+    let other = if writer == A { B } else { A };
+    world.kill(other, false);
+    let gone = world.rng.within(SECOND, 2 * SECOND);
+    world.run_for(gone);
+    world.start(other);
+    let _ = reach(world, 20 * SECOND, "it enters", move |world| is_in_sync(world, other));
+    for node in [A, B, C] {
+        world.lose_power(node);
+    }
+    world.power_up(other);
+    world.power_up(C);
+    let _ = reach(world, 20 * SECOND, "it starts alone", move |world| is_alone(world, other));
+    let moment = world.rng.within(100 * MS, SECOND);
+    world.run_for(moment);
+    world.power_up(writer);
     world.run_for(SECOND);
 }

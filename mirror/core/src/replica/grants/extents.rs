@@ -9,6 +9,11 @@ pub(super) fn widen(range: BlockRange, unit: u64) -> BlockRange {
     BlockRange::new(range.start / unit * unit, range.end.div_ceil(unit) * unit)
 }
 
+/// True for a run of whole extents, at least one.
+pub(super) fn is_whole(range: BlockRange, unit: u64) -> bool {
+    !range.is_empty() && range.start.is_multiple_of(unit) && range.end.is_multiple_of(unit)
+}
+
 /// Disjoint ranges in rising order, each with something that belongs to it. Neighbours with equal values are one.
 #[derive(Clone, Debug)]
 pub(super) struct RangeMap<V> {
@@ -104,6 +109,10 @@ mod tests {
     fn whole_extents_cover_the_range() {
         assert_eq!(widen(BlockRange::new(5, 17), 16), BlockRange::new(0, 32));
         assert_eq!(widen(BlockRange::new(16, 32), 16), BlockRange::new(16, 32));
+        assert!(is_whole(BlockRange::new(16, 48), 16));
+        assert!(
+            [(16, 16), (0, 17), (1, 16)].into_iter().all(|(start, end)| !is_whole(BlockRange::new(start, end), 16))
+        );
     }
 
     proptest! {

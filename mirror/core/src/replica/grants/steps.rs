@@ -6,7 +6,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::extents::widen;
+use super::extents::{is_whole, widen};
 use super::table::{Said, Table, TableRules, Waiting};
 use crate::config::Access;
 use crate::ids::{CommandId, NodeId, Time};
@@ -194,19 +194,28 @@ impl Replica {
                 self.on_policing_as_granting(from, message);
             }
             Message::Granted { id, range, number } if granting == Some(from) => {
-                let unit = self.unit();
-                let aligned = range.start.is_multiple_of(unit) && range.end.is_multiple_of(unit);
-                if aligned && self.is_writer() && self.grants.holder.granted(*id, *range, *number, self.now) {
+                if self.is_of_extents(*range)
+                    && self.is_writer()
+                    && self.grants.holder.granted(*id, *range, *number, self.now)
+                {
                     self.serve_waiting();
                 }
             }
-            Message::Recall { needed, .. } if granting == Some(from) => {
+            Message::Recall { range, needed, .. } if granting == Some(from) => {
+                if !self.is_of_extents(*range) || !self.is_of_extents(*needed) || !range.contains(*needed) {
+                    return;
+                }
                 let busy = self.window.overlaps(*needed);
                 let (class, unit) = (self.class(), self.unit());
                 self.grants.holder.recalled(message, class, busy, unit, self.now);
             }
             _ => {}
         }
+    }
+
+    /// True for whole extents of this volume.
+    fn is_of_extents(&self, range: BlockRange) -> bool {
+        is_whole(range, self.unit()) && widen(self.whole(), self.unit()).contains(range)
     }
 
     fn on_policing_as_granting(&mut self, from: NodeId, message: &Message) {

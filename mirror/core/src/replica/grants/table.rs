@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use super::extents::{RangeMap, widen};
+use super::extents::{RangeMap, is_whole, widen};
 use crate::ids::{AskId, Epoch, GrantNumber, NodeId, RecallId, Time};
 use crate::message::{Class, Message};
 use crate::range::BlockRange;
@@ -147,15 +147,16 @@ impl Table {
         free
     }
 
-    /// A writer asks. Asking again changes nothing; who has its grant already, and asks because it never heard, gets it anew.
+    /// A writer asks. Asking again changes nothing; who has its grant already, and asks because it never heard, gets it anew. A question
+    /// about nothing, or about more than there is, has no answer.
     pub fn ask(&mut self, now: Time, waiting: Waiting) {
+        if waiting.range.is_empty() || waiting.range.end > self.end {
+            return;
+        }
         if self.waiting.iter().any(|w| w.node == waiting.node && w.id == waiting.id) {
             return;
         }
         let range = widen(waiting.range, self.unit);
-        if range.end > self.end {
-            return;
-        }
         let since = waiting.since.min(now);
         self.waiting.push(Waiting { range, since, ..waiting });
     }
@@ -169,7 +170,7 @@ impl Table {
             self.owned.within(recall.range).filter(|(_, n)| *n == node).map(|(range, _)| range).collect();
         given.into_iter().for_each(|range| self.owned.remove(range));
         for range in kept.iter().filter_map(|range| range.intersection(recall.range)) {
-            if !range.overlaps(recall.needed) {
+            if is_whole(range, self.unit) && !range.overlaps(recall.needed) {
                 self.owned.set(range, node);
             }
         }
