@@ -102,13 +102,13 @@ impl Replica {
     }
 
     fn on_register_found(&mut self, change: Change, version: u64, config: Config) {
-        self.proposer.failures = 0;
         let same = config.volume == self.known.volume && config.generation == self.known.generation;
         let back = config.epoch < self.known.epoch || config.epoch == self.known.epoch && config != self.known;
         if !same || back && !self.broken(broken!(RegisterRestored)) {
             return self
                 .register_lost(String::from("the register holds an older configuration, or that of another volume"));
         }
+        self.proposer.failures = 0;
         if self.register.lost.take().is_some() {
             self.out.push(Effect::Event(Event::RegisterFound));
         }
