@@ -35,7 +35,7 @@ as_root := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # Test programs mount and configure loop devices too: cargo starts them by this.
 runner := $(if $(as_root),--config 'target."cfg(all())".runner="sudo -E"')
 
-.PHONY: help demo test check sim variants soak fuzz bench programs setup
+.PHONY: help demo test check sim variants soak fuzz bench programs kube setup
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,10 +51,15 @@ programs: setup
 	$(CARGO) build $(profile) -p lockstep-node --bins
 	$(CARGO) build $(profile) -p lockstep-e2e --bins
 
+# What the tests of Kubernetes run. Built by whoever calls make, and found by the tests also where they run as root.
+kube:
+	@scripts/kube-programs
+
 demo: programs
 	$(as_root) $(programs)/demo
 
-test: programs
+test: export LOCKSTEP_KUBE_PROGRAMS ?= $(shell scripts/kube-programs where)
+test: programs kube
 	$(CARGO) $(runner) test $(profile) --workspace $(addprefix --exclude ,$(with_simulator))
 	$(CARGO) $(runner) test $(profile) $(addprefix --package ,$(with_simulator))
 	$(MAKE) --no-print-directory sim SEEDS=$(TEST_SEEDS)

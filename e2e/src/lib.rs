@@ -6,8 +6,6 @@
 
 pub mod bank;
 pub mod bench;
-pub mod cleanup;
-pub mod command;
 pub mod demo;
 pub mod faultfs;
 pub mod load;
@@ -18,4 +16,5 @@ pub mod random;
 pub mod replicas;
 pub mod soak;
 pub mod status;
-pub mod wait;
+
+pub use lockstep_processes::{cleanup, command, wait};

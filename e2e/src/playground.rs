@@ -150,6 +150,11 @@ impl Fault {
 impl Playground {
     /// Starts `count` nodes (a, b, c...) below `dir`, which must not exist or be empty.
     pub fn start(dir: &Path, count: usize, cleanup: &Cleanup) -> Result<Self> {
+        Self::start_with(dir, count, &[], cleanup)
+    }
+
+    /// Like [`start`](Self::start); `options` of `playground start` go through as they are.
+    pub fn start_with(dir: &Path, count: usize, options: &[&str], cleanup: &Cleanup) -> Result<Self> {
         let (cli, alive) = (Cli::find()?, Alive::new(Mutex::new(true)));
         let undo = {
             let (cli, dir, alive) = (cli.clone(), dir.to_path_buf(), alive.clone());
@@ -161,7 +166,9 @@ impl Playground {
         };
         let dir = dir.to_path_buf();
         let playground = Playground { cli, dir, nodes: names(count), alive, destroy: Some(undo), networks: None };
-        playground.while_alive(|| playground.run(&["playground", "start", "--nodes", &count.to_string()]))?;
+        let count = count.to_string();
+        let arguments = [&["playground", "start", "--nodes", &count], options].concat();
+        playground.while_alive(|| playground.run(&arguments))?;
         Ok(playground)
     }
 
@@ -264,12 +271,26 @@ impl Playground {
     }
 
     fn set_pool_place(&self, node: &str, kind: &str, place: &Path) -> Result<()> {
+        let place = toml::Value::String(place.to_string_lossy().into_owned());
+        self.set_this(node, "pool", Some(toml::Value::Table([(kind.to_owned(), place)].into_iter().collect())))
+    }
+
+    /// Gives a node a way to the API server, or takes it away.
+    pub fn set_kubeconfig(&self, node: &str, file: Option<&Path>) -> Result<()> {
+        let file = file.map(|file| toml::Value::String(file.to_string_lossy().into_owned()));
+        self.set_this(node, "kubeconfig", file)
+    }
+
+    /// Changes what a node's cluster file says of the node itself, while it is stopped.
+    fn set_this(&self, node: &str, key: &str, value: Option<toml::Value>) -> Result<()> {
         self.disturb(node, Fault::Stop, true)?;
         self.edit_cluster(node, |cluster| {
             let this = cluster.get_mut("this").and_then(toml::Value::as_table_mut);
             let this = this.with_context(|| format!("the file of {node} says nothing of its own node"))?;
-            let place = toml::Value::String(place.to_string_lossy().into_owned());
-            this.insert("pool".to_owned(), toml::Value::Table([(kind.to_owned(), place)].into_iter().collect()));
+            match value {
+                Some(value) => this.insert(key.to_owned(), value),
+                None => this.remove(key),
+            };
             Ok(())
         })?;
         self.restart(node, true)

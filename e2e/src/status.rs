@@ -28,6 +28,14 @@ pub struct VolumeStatus {
     pub this_node: NodeStatus,
     /// All replicas.
     pub replicas: Vec<ReplicaStatus>,
+    /// `peers` or `lease`.
+    pub arbiter: String,
+    /// `peer` or `lease`.
+    pub policing: String,
+    /// Why the configuration cannot change.
+    pub configuration_trouble: Option<String>,
+    /// Why the last request to the API server failed.
+    pub api_server_trouble: Option<String>,
     /// Names of the nodes that vote.
     pub voters: Vec<String>,
     /// The voter without a replica.

@@ -62,6 +62,9 @@ impl Troubled {
             profile: LoadProfile::default(),
             front_end: Some(FrontEnd::NbdSocket),
             pools: &pools,
+            nodes: 3,
+            start_options: &[],
+            volume_options: &[],
         };
         let mut cluster = Cluster::start(start, Random::new(7), &cleanup)?;
         cluster.attach(WRITER, false)?;

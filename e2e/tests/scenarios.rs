@@ -40,6 +40,9 @@ fn start(replicas: usize) -> Result<Running> {
         profile: LoadProfile::default(),
         front_end: None,
         pools: &[],
+        nodes: 3,
+        start_options: &[],
+        volume_options: &[],
     };
     let cluster = Cluster::start(start, Random::new(11), &Cleanup::new())?;
     Ok(Running { cluster, _home: home, _turn: turn })

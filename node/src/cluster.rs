@@ -196,6 +196,10 @@ pub struct This {
     pub volume_dev_dir: PathBuf,
     /// Event loops of the engine.
     pub loops: usize,
+    /// How this node reaches the API server; absent: it cannot take part in volumes that Kubernetes Leases arbitrate.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where the Leases are, the same on all nodes.
+    pub namespace: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -229,6 +233,10 @@ struct ThisTable {
     volume_dev_dir: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     loops: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubeconfig: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
 }
 
 impl Cluster {
@@ -270,9 +278,18 @@ impl Cluster {
             metrics_port: self.this.metrics_port,
             volume_dev_dir: Some(self.this.volume_dev_dir.clone()),
             loops: Some(self.this.loops),
+            kubeconfig: self.this.kubeconfig.clone(),
+            namespace: Some(self.this.namespace.clone()),
         };
         let file = ClusterFile { psk: input::to_hex(&self.psk.0), nodes: nodes.collect(), this };
         toml::to_string(&file).expect("these tables have only TOML's own types")
+    }
+
+    /// Where this node finds Leases, if it can.
+    #[must_use]
+    pub fn leases(&self) -> Option<lockstep_leases::Place> {
+        let kubeconfig = self.this.kubeconfig.clone()?;
+        Some(lockstep_leases::Place { kubeconfig, namespace: self.this.namespace.clone() })
     }
 
     /// The node of this name.
@@ -334,8 +351,14 @@ impl ClusterFile {
         if loops == 0 {
             return Err(("this.loops".to_owned(), "must be 1 or more".to_owned()));
         }
+        let namespace = self.this.namespace.unwrap_or_else(|| lockstep_leases::names::NAMESPACE.to_owned());
+        // A namespace's name is a DNS label, as a volume's is.
+        input::check_name("namespace", &namespace)
+            .map_err(|failure| ("this.namespace".to_owned(), failure.to_string()))?;
         let this = This {
             pool: self.this.pool,
+            kubeconfig: self.this.kubeconfig,
+            namespace,
             metrics_port: self.this.metrics_port,
             volume_dev_dir: self.this.volume_dev_dir.unwrap_or_else(|| PathBuf::from("/dev/lockstep")),
             loops,
@@ -373,7 +396,8 @@ mod tests {
 
     #[test]
     fn a_written_file_is_read_back() {
-        let cluster = parse(&two("dedicated = \"10.0.0.0/8\"\n[this]\nmetrics_port = 9\n")).expect("is right");
+        let cluster = parse(&two("dedicated = \"10.0.0.0/8\"\n[this]\nmetrics_port = 9\nkubeconfig = \"/k\"\n"))
+            .expect("is right");
         let again = parse(&cluster.to_toml()).expect("is right");
         assert_eq!((again.nodes, again.this), (cluster.nodes, cluster.this));
     }
@@ -389,6 +413,7 @@ mod tests {
             (two("dedicated = \"10.0.0.0/33\"\n"), "at most 32 bits"),
             (two("dedicated = \"eth1\"\n"), "neither an address nor a network"),
             (two("[this]\nloops = 0\n"), "this.loops"),
+            (two("[this]\nnamespace = \"A b\"\n"), "this.namespace"),
             (two("colour = 1\n"), "unknown field"),
             (format!("psk = \"{PSK}\"\nnodes = []\n"), "0 nodes"),
         ];

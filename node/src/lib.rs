@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cluster;
 pub mod engine;
 pub mod failure;
+pub mod first_config;
 pub mod host;
 pub mod input;
 pub mod log;

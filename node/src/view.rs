@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// Words of the enums, as people and scripts read them.
 pub mod words {
     use lockstep_proto::node::v1::{
-        Access, Ack, AttachMode, DiskState, FrontEnd, OnQuorumLoss, Priority, Role, VolumeState,
+        Access, Ack, Arbiter, AttachMode, DiskState, FrontEnd, OnQuorumLoss, Policing, Priority, Role, VolumeState,
     };
 
     /// Acknowledgement level.
@@ -27,6 +27,24 @@ pub mod words {
         match access {
             Access::Unspecified | Access::SingleWriter => "single-writer",
             Access::MultiWriter => "multi-writer",
+        }
+    }
+
+    /// Who keeps the configuration.
+    #[must_use]
+    pub const fn arbiter(arbiter: Arbiter) -> &'static str {
+        match arbiter {
+            Arbiter::Unspecified | Arbiter::Peers => "peers",
+            Arbiter::Lease => "lease",
+        }
+    }
+
+    /// Who decides who may write where.
+    #[must_use]
+    pub const fn policing(policing: Policing) -> &'static str {
+        match policing {
+            Policing::Unspecified | Policing::Peer => "peer",
+            Policing::Lease => "lease",
         }
     }
 
@@ -121,6 +139,11 @@ pub struct Volume {
     pub ack: &'static str,
     pub on_quorum_loss: &'static str,
     pub access: &'static str,
+    pub arbiter: &'static str,
+    pub policing: &'static str,
+    pub policing_shards: Option<u32>,
+    pub configuration_trouble: Option<String>,
+    pub api_server_trouble: Option<String>,
     pub priority: &'static str,
     pub state: &'static str,
     pub this_node: ThisNode,
@@ -358,6 +381,11 @@ impl From<proto::VolumeStatus> for Volume {
             ack: words::ack(status.ack()),
             on_quorum_loss: words::on_quorum_loss(status.on_quorum_loss()),
             access: words::access(status.access()),
+            arbiter: words::arbiter(status.arbiter()),
+            policing: words::policing(status.policing()),
+            policing_shards: Some(status.policing_shards).filter(|shards| *shards != 0),
+            configuration_trouble: some(status.configuration_trouble.clone()),
+            api_server_trouble: some(status.api_server_trouble.clone()),
             priority: words::priority(status.priority()),
             grants: status.grants.clone().map(Grants::from),
             state: words::state(status.state()),
@@ -551,6 +579,11 @@ mod tests {
             "ack",
             "on_quorum_loss",
             "access",
+            "arbiter",
+            "policing",
+            "policing_shards",
+            "configuration_trouble",
+            "api_server_trouble",
             "priority",
             "grants",
             "state",

@@ -57,6 +57,12 @@ pub struct ClusterStart<'a> {
     pub front_end: Option<FrontEnd>,
     /// Nodes that keep their replicas elsewhere than in the playground.
     pub pools: &'a [(&'a str, &'a Path)],
+    /// How many nodes there are: five at most.
+    pub nodes: usize,
+    /// Further options of `playground start`.
+    pub start_options: &'a [&'a str],
+    /// Further options of `volume create`.
+    pub volume_options: &'a [&'a str],
 }
 
 /// The cluster.
@@ -84,16 +90,17 @@ pub struct Writer {
 }
 
 impl Cluster {
-    /// Starts three nodes and creates the volume; nothing is attached yet.
+    /// Starts the nodes and creates the volume; nothing is attached yet.
     pub fn start(start: ClusterStart<'_>, mut random: Random, cleanup: &Cleanup) -> Result<Self> {
-        let playground = Playground::start(start.dir, 3, cleanup)?;
+        let playground = Playground::start_with(start.dir, start.nodes, start.start_options, cleanup)?;
         for (node, pool) in start.pools {
             playground.set_pool(node, pool)?;
         }
         let replica_nodes: Vec<String> = playground.nodes().iter().take(start.replicas).cloned().collect();
         let on = replica_nodes.join(",");
         let size = start.size_bytes.to_string();
-        playground.create("a", VOLUME, &size, start.replicas, &["--on", &on])?;
+        let options = [&["--on", &on], start.volume_options].concat();
+        playground.create("a", VOLUME, &size, start.replicas, &options)?;
         playground.wait_whole(&replica_nodes, VOLUME)?;
         let limits = RecorderLimits { blocks: start.load_bytes / 4096, found_max: 20 };
         Ok(Cluster {

@@ -45,6 +45,9 @@ pub fn run(options: SoakOptions<'_>, cleanup: &Cleanup) -> Result<Summary> {
         profile: LoadProfile::default(),
         front_end: options.front_end,
         pools: &[],
+        nodes: 3,
+        start_options: &[],
+        volume_options: &[],
     };
     let mut cluster = Cluster::start(start, random.fork(), cleanup)?;
     let mut summary = Summary::default();

@@ -12,13 +12,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lockstep_core::{
-    Arbiter, BlockRange, Command, CommandError, Config, Incarnation, Meta, Net, NodeId, Op, Reply, VolumeId,
+    Arbiter, BlockRange, Command, CommandError, Config, Incarnation, Input, Meta, Net, NodeId, Op, Reply, VolumeId,
 };
 use lockstep_format::disk::Owner;
 use lockstep_format::wire::greeting::ClusterKey;
 
 use crate::event_loop::{EventLoop, LoopCommand};
 use crate::front_ends::Attached;
+use crate::lease_port::LeasePort;
 use crate::pending::{Pending, pending};
 use crate::shared::{Identity, NodeAddress, Shared, boot_id, mailbox, next_incarnation};
 use crate::socket;
@@ -45,6 +46,8 @@ pub struct EngineConfig {
     pub loops: usize,
     /// Directory of the replicas, if it is ready; else see [`Engine::open_pool`].
     pub pool: Option<PathBuf>,
+    /// The way to Leases. Without one, volumes whose configuration a Lease keeps are neither made nor opened.
+    pub leases: Option<Arc<dyn LeasePort>>,
 }
 
 /// Why an engine did not start.
@@ -110,6 +113,9 @@ pub enum CreateVolume {
     /// The name is taken.
     #[error("a volume {0:?} exists")]
     Exists(String),
+    /// A Lease is to keep the configuration, and there is no way to one.
+    #[error("a Lease is to keep the configuration, and this node is given no kubeconfig")]
+    NoLeases,
     /// A replica was asked for, and no pool is open.
     #[error("no pool is open on this node")]
     NoPool,
@@ -230,6 +236,7 @@ impl Engine {
             loops: handles,
             homes: Mutex::new(BTreeMap::new()),
             counters: crate::shared::ConnectionCounters::default(),
+            leases: config.leases,
         });
         let mut threads = Vec::new();
         for (index, mailbox) in mailboxes.into_iter().enumerate() {
@@ -329,8 +336,8 @@ impl Engine {
     fn make(&self, name: &str, dir: PathBuf, meta: Meta) -> Result<(), CreateVolume> {
         let config = &meta.config;
         config.check().map_err(CreateVolume::Config)?;
-        if config.settings.arbiter == Arbiter::Lease {
-            return Err(CreateVolume::Config("arbiter: this engine has no access to Leases"));
+        if config.settings.arbiter == Arbiter::Lease && self.shared.leases.is_none() {
+            return Err(CreateVolume::NoLeases);
         }
         let volume = config.volume;
         {
@@ -401,6 +408,12 @@ impl Engine {
         let (done, status) = pending();
         self.to_home(volume, LoopCommand::Status { volume, done });
         Ok(status)
+    }
+
+    /// What was heard of a volume's Leases: [`Input::Register`] and [`Input::Lease`]. For a volume that does not run here any
+    /// more it is dropped.
+    pub fn lease_told(&self, volume: VolumeId, input: Input) {
+        self.to_home(volume, LoopCommand::LeaseTold { volume, input: Box::new(input) });
     }
 
     /// Gives an operator's command to a volume. Answers that take as long as a take-over or a verify come when they come.
@@ -533,7 +546,7 @@ fn memory_dir(state_dir: &Path) -> PathBuf {
 
 fn open(shared: &Arc<Shared>, volumes: &Mutex<BTreeMap<String, Known>>, dir: &Path, name: &str) {
     let path = dir.join(name);
-    let reason = match storage::open(&path, shared.identity.node) {
+    let reason = match storage::open(&path, shared.identity.node, shared.leases.is_some()) {
         Ok(files) => match run(shared, volumes, name, files) {
             Some(Ok(())) | None => return,
             Some(Err(error)) => error.to_string(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{opcode, types};
-use lockstep_core::{BlockRange, Command, CommandError, Incarnation, Net, NodeId, Op, Reply, Time, VolumeId};
+use lockstep_core::{BlockRange, Command, CommandError, Incarnation, Input, Net, NodeId, Op, Reply, Time, VolumeId};
 use lockstep_format::wire::greeting::{Acceptor, Call, GREETING_SECONDS_MAX, Refused};
 
 use crate::buffers::Buffers;
@@ -49,6 +49,8 @@ pub(crate) enum LoopCommand {
     Command { volume: VolumeId, command: Command, done: Responder<Result<Reply, CommandError>> },
     /// A request of whoever embeds the engine.
     Request { volume: VolumeId, op: Op, range: BlockRange, data: Vec<u8>, done: Responder<RequestResult> },
+    /// What was heard of a volume's Leases.
+    LeaseTold { volume: VolumeId, input: Box<Input> },
     /// A snapshot of one volume.
     Status { volume: VolumeId, done: Responder<VolumeStatus> },
     /// Mounts a FUSE front end, or binds an NBD server.
@@ -321,6 +323,7 @@ impl EventLoop {
             }
             LoopCommand::Remove { volume, .. }
             | LoopCommand::Command { volume, .. }
+            | LoopCommand::LeaseTold { volume, .. }
             | LoopCommand::Request { volume, .. }
             | LoopCommand::Status { volume, .. }
             | LoopCommand::StartFront { volume, .. }
@@ -339,6 +342,7 @@ impl EventLoop {
         match command {
             LoopCommand::Remove { done, .. } => volume.close(Some(done), &mut self.io),
             LoopCommand::Command { command, done, .. } => volume.command(command, done, &mut self.io),
+            LoopCommand::LeaseTold { input, .. } => volume.step(*input, &mut self.io),
             LoopCommand::Request { op, range, data, done, .. } => {
                 volume.embedded((op, range), &data, done, &mut self.io)
             }

@@ -14,6 +14,7 @@ mod event_loop;
 mod exit_report;
 mod front_ends;
 mod greeting;
+mod lease_port;
 mod link;
 mod meta_store;
 mod metrics;
@@ -32,6 +33,7 @@ pub use engine::{
 };
 pub use exit_report::{ExitReport, SendReport, report_exit};
 pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, GrowFrontEnd, StartFrontEnd, StopFrontEnd};
+pub use lease_port::{LeasePort, LeaseRequests};
 pub use lockstep_core as core;
 pub use pending::Pending;
 pub use shared::{Identity, NodeAddress};

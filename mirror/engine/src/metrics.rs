@@ -11,6 +11,7 @@ use prometheus_client::registry::Registry;
 
 use crate::engine::{Engine, VolumeState};
 use crate::event_loop::{LoopCommand, LoopCounters};
+use crate::lease_port::LeaseRequests;
 use crate::pending::pending;
 use crate::volume::VolumeStatus;
 
@@ -67,6 +68,9 @@ impl Engine {
         put_core_counters(&mut sheet, &statuses);
         put_shell_counters(&mut sheet, &statuses);
         put_states(&mut sheet, &statuses);
+        if let Some(leases) = &self.shared.leases {
+            put_leases(&mut sheet, &leases.requests());
+        }
         let mut text = String::new();
         encode(&mut text, &sheet.registry).expect("writing to a string does not fail");
         text
@@ -161,8 +165,19 @@ fn put_shell_counters(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
     }
 }
 
+fn put_leases(sheet: &mut Sheet, requests: &[LeaseRequests]) {
+    let rows: [(&str, &str, fn(&LeaseRequests) -> u64); 2] = [
+        ("lease_requests", "Requests sent to the API server", |it| it.sent),
+        ("lease_requests_failed", "Requests to the API server that were refused or had no answer", |it| it.failed),
+    ];
+    let labels = |it: &LeaseRequests| vec![("verb", it.verb.to_owned()), ("kind", it.kind.to_owned())];
+    for (name, help, value) in rows {
+        sheet.counters(name, help, requests.iter().map(|it| (labels(it), value(it))));
+    }
+}
+
 fn put_states(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
-    let rows: [(&str, &str, fn(&VolumeStatus) -> u64); 10] = [
+    let rows: [(&str, &str, fn(&VolumeStatus) -> u64); 11] = [
         ("grants_waiting", "Requests for grants that wait: everybody's on the granting node", |s| {
             s.core.grants.as_ref().map_or(0, |grants| grants.waiting.len() as u64)
         }),
@@ -179,6 +194,9 @@ fn put_states(sheet: &mut Sheet, statuses: &[VolumeStatus]) {
             u64::from(matches!(s.core.disk, DiskState::Failed(_)))
         }),
         ("attached", "1 if the volume is attached here", |s| u64::from(s.core.attached)),
+        ("configuration_frozen", "1 while the configuration cannot change: its Lease is lost", |s| {
+            u64::from(s.register_lost.is_some())
+        }),
         ("frozen", "1 while requests wait for a quorum", |s| u64::from(s.core.frozen)),
         ("intent_regions", "Regions with write intent", |s| s.core.intent_regions),
     ];

@@ -13,6 +13,7 @@ use lockstep_format::wire::greeting::{ClusterKey, NONCE_BYTES, Nonce};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::event_loop::LoopCommand;
+use crate::lease_port::LeasePort;
 
 /// A node of the cluster, as its configuration file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,6 +112,8 @@ pub(crate) struct Shared {
     /// Which loop runs which volume.
     pub(crate) homes: Mutex<BTreeMap<VolumeId, usize>>,
     pub(crate) counters: ConnectionCounters,
+    /// The way to Leases, if there is one.
+    pub(crate) leases: Option<Arc<dyn LeasePort>>,
 }
 
 impl Shared {

@@ -64,7 +64,7 @@ pub enum OpenReplica {
     #[error("{0}")]
     Meta(LoadMeta),
     /// Its configuration lies where this program cannot go.
-    #[error("arbiter: a Lease keeps this volume's configuration, and this engine has no access to Leases")]
+    #[error("arbiter: a Lease keeps this volume's configuration, and this node is given no kubeconfig")]
     Arbiter,
 }
 
@@ -127,7 +127,8 @@ fn fill(dir: &Path, owner: Owner, meta: Meta) -> io::Result<Files> {
 }
 
 /// Opens a volume's files. Waits until an engine that was killed has let go of them: until then its writes may land.
-pub(crate) fn open(dir: &Path, node: NodeId) -> Result<Files, OpenReplica> {
+/// `leases`: this node can reach Leases.
+pub(crate) fn open(dir: &Path, node: NodeId, leases: bool) -> Result<Files, OpenReplica> {
     let path = |name: &str| dir.join(name);
     let wrap = |name: &str| {
         let path = dir.join(name);
@@ -148,7 +149,7 @@ pub(crate) fn open(dir: &Path, node: NodeId) -> Result<Files, OpenReplica> {
         read_all(&path(AREA_NAMES[1])).map_err(wrap(AREA_NAMES[1]))?,
     ];
     let journal = load(owner, [&contents[0], &contents[1]]).map_err(OpenReplica::Meta)?;
-    if journal.meta().config.settings.arbiter == Arbiter::Lease {
+    if journal.meta().config.settings.arbiter == Arbiter::Lease && !leases {
         return Err(OpenReplica::Arbiter);
     }
     let data = journal.meta().has_data.then(|| check_data(data, journal.meta().config.size_blocks));

@@ -5,11 +5,12 @@
 //! never an allocation by the bytes' own claim.
 //!
 //! Where to look: [`wire`] has the greeting of a connection and the frames on it (`docs/protocol.md`),
-//! [`disk`] what a node keeps of a volume (`docs/disk-format.md`).
+//! [`disk`] what a node keeps of a volume (`docs/disk-format.md`), [`register`] a configuration that lies elsewhere.
 #![forbid(unsafe_code)]
 
 pub mod bytes;
 pub mod disk;
+pub mod register;
 #[cfg(any(test, feature = "strategies"))]
 pub mod strategies;
 mod values;

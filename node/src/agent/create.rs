@@ -12,7 +12,7 @@ use super::registry::Unfinished;
 use super::seal::random_bytes;
 use super::{Agent, CHANGE_WITHIN};
 use crate::failure::Failure;
-use crate::spec::{self, Spec};
+use crate::spec::{self, Arbiter, Policing, Spec};
 use crate::{input, rpc};
 
 impl Agent {
@@ -24,14 +24,19 @@ impl Agent {
             replicas: request.replicas,
             on: request.on.clone(),
             tie_breaker: request.tie_breaker.clone(),
+            arbiter: spec::parse_arbiter(request.arbiter()),
         };
+        let policing = parse_policing(&request)?;
         let _changing = self.changing.lock().await;
         if let Some(known) = self.find_volume(&request.name).await? {
-            return self.repeat(&known, &request, &wish).await;
+            return self.repeat(&known, &request, (&wish, policing)).await;
+        }
+        if wish.arbiter == Arbiter::Lease {
+            self.leases()?;
         }
         let candidates = self.observe_candidates().await;
         let members = plan_members(&wish, self.me.id, &candidates)?;
-        let spec = new_spec(&request, members)?;
+        let spec = new_spec(&request, members, policing)?;
         self.create_on_members(&spec, &candidates).await?;
         tracing::info!(volume = spec.name, id = input::to_hex(&spec.id), "volume created");
         self.status(&spec.name).await
@@ -42,7 +47,7 @@ impl Agent {
         &self,
         known: &Spec,
         request: &proto::CreateVolumeRequest,
-        wish: &Wish,
+        (wish, policing): (&Wish, Policing),
     ) -> Result<proto::VolumeStatus, Failure> {
         let names = |ids: Vec<u32>| ids.into_iter().map(|id| self.cluster.name_of(id)).collect::<Vec<_>>();
         let mut on = wish.on.clone();
@@ -58,7 +63,8 @@ impl Agent {
         let same_settings = known.size_bytes == request.size_bytes
             && known.ack == spec::parse_ack(request.ack())
             && known.on_quorum_loss == spec::parse_on_quorum_loss(request.on_quorum_loss())
-            && known.access == spec::parse_access(request.access());
+            && known.access == spec::parse_access(request.access())
+            && (known.arbiter, known.policing) == (wish.arbiter, policing);
         if same_members && same_settings {
             return self.status(&known.name).await;
         }
@@ -73,14 +79,15 @@ impl Agent {
     async fn create_on_members(&self, spec: &Spec, candidates: &[Candidate]) -> Result<(), Failure> {
         let registry_failure = |error| Failure::of_host("write down the creation", &error);
         self.registry.put_unfinished(&Unfinished::Create { spec: spec.clone() }).map_err(registry_failure)?;
+        if let Err(failure) = self.create_register(spec).await {
+            return Err(self.undone(spec, failure).await);
+        }
         let members: Vec<u32> = spec.members().collect();
         let request = Request::Create(proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false });
         let results = self.ask_all(&members, &request).await;
         if let Some((id, failure)) = results.into_iter().find_map(|(id, result)| Some((id, result.err()?))) {
-            let undone = self.undo_create(spec).await;
-            let rest = if undone { "nothing created" } else { "what was created is taken away when all nodes answer" };
-            let message = format!("node {}: {} ({rest})", self.cluster.name_of(id), failure.message);
-            return Err(Failure { message, ..failure });
+            let message = format!("node {}: {}", self.cluster.name_of(id), failure.message);
+            return Err(self.undone(spec, Failure { message, ..failure }).await);
         }
         self.registry.finish(spec).map_err(registry_failure)?;
         // The others learn of it when they can, else when somebody asks them for it.
@@ -92,6 +99,13 @@ impl Agent {
             .collect();
         self.ask_all(&others, &Request::Register(spec.to_proto())).await;
         Ok(())
+    }
+
+    /// Why a creation failed, and what is left of it.
+    async fn undone(&self, spec: &Spec, failure: Failure) -> Failure {
+        let undone = self.undo_create(spec).await;
+        let rest = if undone { "nothing created" } else { "what was created is taken away when all answer" };
+        Failure { message: format!("{} ({rest})", failure.message), ..failure }
     }
 
     /// Takes away what a creation made. Says whether nothing of it is left.
@@ -106,6 +120,10 @@ impl Agent {
                 let node = self.cluster.name_of(id);
                 tracing::warn!(volume = spec.name, node, %failure, "creation not undone yet");
             }
+        }
+        if let Err(reason) = self.delete_leases(spec).await {
+            undone = false;
+            tracing::warn!(volume = spec.name, reason, "creation not undone yet");
         }
         if undone && let Err(error) = self.registry.finish(spec) {
             tracing::error!(volume = spec.name, %error, "undone creation cannot be struck out");
@@ -138,7 +156,12 @@ impl Agent {
     }
 }
 
-fn new_spec(request: &proto::CreateVolumeRequest, members: Members) -> Result<Spec, Failure> {
+fn parse_policing(request: &proto::CreateVolumeRequest) -> Result<Policing, Failure> {
+    let (arbiter, access) = (spec::parse_arbiter(request.arbiter()), spec::parse_access(request.access()));
+    spec::parse_policing(request.policing(), request.policing_shards, arbiter, access)
+}
+
+fn new_spec(request: &proto::CreateVolumeRequest, members: Members, policing: Policing) -> Result<Spec, Failure> {
     let random_failure = |error: std::io::Error| Failure::of_host("read random bytes", &error);
     let generation = u64::from_le_bytes(random_bytes().map_err(random_failure)?);
     Ok(Spec {
@@ -150,6 +173,8 @@ fn new_spec(request: &proto::CreateVolumeRequest, members: Members) -> Result<Sp
         ack: spec::parse_ack(request.ack()),
         on_quorum_loss: spec::parse_on_quorum_loss(request.on_quorum_loss()),
         access: spec::parse_access(request.access()),
+        arbiter: spec::parse_arbiter(request.arbiter()),
+        policing,
         replicas: members.replicas,
         tie_breaker: members.tie_breaker,
     })

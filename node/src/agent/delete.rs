@@ -1,4 +1,4 @@
-//! Deleting a volume: nowhere while it is attached anywhere, else on every node, however long one stays away.
+//! Deleting a volume: nowhere while it is attached anywhere, else on every node, however long one stays away; then its Leases.
 
 use lockstep_proto::node::v1 as proto;
 use proto::peer_reply::Reply;
@@ -7,7 +7,7 @@ use proto::peer_request::Request;
 use super::registry::Unfinished;
 use super::{Agent, CHANGE_WITHIN};
 use crate::failure::{Failure, Kind};
-use crate::spec::Spec;
+use crate::spec::{Arbiter, Spec};
 use crate::{input, rpc};
 
 impl Agent {
@@ -18,16 +18,20 @@ impl Agent {
         let _changing = self.changing.lock().await;
         let spec = self.volume(&request.volume).await?;
         self.check_not_attached(&spec, request.allow_absent).await?;
-        let pending = self.cluster.nodes.iter().map(|node| node.id).collect();
-        let work = Unfinished::Delete { spec: spec.clone(), pending };
+        if spec.arbiter == Arbiter::Lease {
+            self.leases()?;
+        }
+        let pending: Vec<u32> = self.cluster.nodes.iter().map(|node| node.id).collect();
+        let work = Unfinished::Delete { spec: spec.clone(), pending: pending.clone(), leases_deleted: false };
         self.registry.put_unfinished(&work).map_err(|error| Failure::of_host("write down the deletion", &error))?;
-        let pending = self.carry_on_delete(&spec, self.cluster.nodes.iter().map(|node| node.id).collect()).await;
+        let (pending, leases) = self.carry_on_delete(&spec, pending, false).await;
         // Only members hold something that matters; the others forget a name.
         let pending_nodes = pending
             .into_iter()
             .filter(|id| spec.members().any(|member| member == *id))
             .map(|id| self.cluster.name_of(id));
-        Ok(proto::DeleteVolumeReply { pending_nodes: pending_nodes.collect() })
+        let leases_pending = leases.unwrap_or_default();
+        Ok(proto::DeleteVolumeReply { pending_nodes: pending_nodes.collect(), leases_pending })
     }
 
     async fn check_not_attached(&self, spec: &Spec, allow_absent: bool) -> Result<(), Failure> {
@@ -62,22 +66,36 @@ impl Agent {
         }
     }
 
-    /// Deletes on the nodes that have not confirmed yet. Gives those that still have not.
-    pub(super) async fn carry_on_delete(&self, spec: &Spec, pending: Vec<u32>) -> Vec<u32> {
+    /// Deletes on the nodes that have not confirmed yet, then the Leases. Gives those that still have not, and why the Leases
+    /// are not deleted.
+    ///
+    /// The Leases go without waiting for a node that is away: it finds none when it comes back, and changes nothing.
+    pub(super) async fn carry_on_delete(
+        &self,
+        spec: &Spec,
+        pending: Vec<u32>,
+        leases_deleted: bool,
+    ) -> (Vec<u32>, Option<String>) {
         let request = proto::DeleteReplicaRequest { volume: spec.name.clone(), id: input::to_hex(&spec.id) };
         let results = self.ask_all(&pending, &Request::Delete(request)).await;
         let still: Vec<u32> = results.iter().filter(|(_, result)| result.is_err()).map(|(id, _)| *id).collect();
-        let written = match still.is_empty() {
+        let leases = if leases_deleted { Ok(()) } else { self.delete_leases(spec).await };
+        let over = still.is_empty() && leases.is_ok();
+        let written = match over {
             true => self.registry.finish(spec),
-            false if still == pending => Ok(()),
-            false => self.registry.put_unfinished(&Unfinished::Delete { spec: spec.clone(), pending: still.clone() }),
+            false if still == pending && leases.is_ok() == leases_deleted => Ok(()),
+            false => self.registry.put_unfinished(&Unfinished::Delete {
+                spec: spec.clone(),
+                pending: still.clone(),
+                leases_deleted: leases.is_ok(),
+            }),
         };
         match written {
-            Ok(()) if still.is_empty() => tracing::info!(volume = spec.name, "volume deleted"),
-            Ok(()) => tracing::debug!(volume = spec.name, pending = ?still, "deletion waits for nodes"),
+            Ok(()) if over => tracing::info!(volume = spec.name, "volume deleted"),
+            Ok(()) => tracing::debug!(volume = spec.name, pending = ?still, ?leases, "deletion waits for nodes"),
             Err(error) => tracing::error!(volume = spec.name, %error, "progress of a deletion cannot be written down"),
         }
-        still
+        (still, leases.err())
     }
 
     /// Deletes this node's part of a volume, if it is the one of this identity. Idempotent.

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod describe;
 mod forgotten;
+mod leases;
 mod peer_calls;
 mod plan;
 mod program;
@@ -23,6 +24,7 @@ pub use seal::random_bytes;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use lockstep_leases::Leases;
 use lockstep_proto::node::v1::engine_client::EngineClient;
 use tonic::transport::Channel;
 
@@ -49,6 +51,8 @@ struct Agent {
     key: SealKey,
     challenges: Challenges,
     peers: Peers,
+    /// Access to Leases, where the cluster file names a kubeconfig.
+    leases: Option<Leases>,
     /// The pool, or why it is not open; an empty reason: nobody has looked yet.
     pool: Mutex<Result<Option<OpenPool>, String>>,
     /// Why the engine does not take the pool, if it says so.
@@ -65,6 +69,7 @@ impl Agent {
         Self {
             engine: EngineClient::new(rpc::unix_channel(state.engine_socket())),
             peers: Peers::new(&cluster),
+            leases: cluster.leases().map(|place| Leases::new(place, me.name.clone())),
             key,
             challenges: Challenges::default(),
             registry,

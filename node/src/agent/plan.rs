@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::failure::Failure;
 use crate::input;
+use crate::spec::{Arbiter, NO_VOTES};
 
 /// How many replicas a volume may have.
 const REPLICAS: std::ops::RangeInclusive<u32> = 2..=3;
@@ -48,6 +49,8 @@ pub struct Wish {
     pub on: Vec<String>,
     /// Empty: chosen.
     pub tie_breaker: String,
+    /// With a Lease nobody votes, and there is no tie-breaker.
+    pub arbiter: Arbiter,
 }
 
 /// Who gets what.
@@ -165,6 +168,12 @@ fn plan_tie_breaker<'a>(
     candidates: &'a [Candidate],
     find: impl Fn(&str, &str) -> Result<&'a Candidate, Failure>,
 ) -> Result<Option<u32>, Failure> {
+    if wish.arbiter == Arbiter::Lease {
+        return match wish.tie_breaker.is_empty() {
+            true => Ok(None),
+            false => Err(Failure::wrong_input("tie_breaker", &wish.tie_breaker, NO_VOTES)),
+        };
+    }
     if !wish.tie_breaker.is_empty() {
         let candidate = find("tie_breaker", &wish.tie_breaker)?;
         if replicas.len() != 2 {
@@ -197,6 +206,7 @@ fn plan_tie_breaker<'a>(
 mod tests {
     use super::{Candidate, Offer, Unfit, Wish, plan_members};
     use crate::failure::Kind;
+    use crate::spec::Arbiter;
 
     const GIB: u64 = 1 << 30;
 
@@ -231,6 +241,7 @@ mod tests {
         assert_eq!(plan(&on(&["c", "d"]), &four), Ok((vec![3, 4], Some(1))));
         assert_eq!(plan(&Wish { tie_breaker: "d".into(), ..wish() }, &four), Ok((vec![1, 2], Some(4))));
         assert_eq!(plan(&wish(), &four[..2]), Ok((vec![1, 2], None)));
+        assert_eq!(plan(&Wish { arbiter: Arbiter::Lease, ..wish() }, &four), Ok((vec![1, 2], None)));
     }
 
     #[test]
@@ -255,6 +266,11 @@ mod tests {
             (Wish { tie_breaker: "a".into(), ..wish() }, Kind::WrongInput, "has a replica itself"),
             (Wish { tie_breaker: "z".into(), ..wish() }, Kind::WrongInput, "no node has this name"),
             (wish(), Kind::NotReachable, "node c cannot be reached"),
+            (
+                Wish { arbiter: Arbiter::Lease, tie_breaker: "b".into(), ..wish() },
+                Kind::WrongInput,
+                "a Lease is the arbiter",
+            ),
         ];
         for (wish, kind, text) in cases {
             let (got, message) = plan(&wish, &three).expect_err(text);

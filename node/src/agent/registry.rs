@@ -58,6 +58,9 @@ pub enum Unfinished {
         spec: Spec,
         /// Nodes that have not confirmed.
         pending: Vec<u32>,
+        /// Its Leases, if it has any, are deleted.
+        #[serde(default)]
+        leases_deleted: bool,
     },
 }
 
@@ -224,7 +227,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::{Registry, Unfinished};
-    use crate::spec::{Access, Ack, OnQuorumLoss, Spec};
+    use crate::spec::{Access, Ack, Arbiter, OnQuorumLoss, Policing, Spec};
     use crate::state_dir::StateDir;
 
     fn spec(id: u8) -> Spec {
@@ -236,6 +239,8 @@ mod tests {
             ack: Ack::Disk,
             on_quorum_loss: OnQuorumLoss::Suspend,
             access: Access::SingleWriter,
+            arbiter: Arbiter::Peers,
+            policing: Policing::Peer,
             replicas: [(1, 5), (2, 6)].into(),
             tie_breaker: None,
         }
@@ -247,7 +252,7 @@ mod tests {
         let state = StateDir::new(dir.path());
         let registry = Registry::open(&state).expect("new");
         assert!(registry.put_volume(&spec(1)).expect("written"));
-        let work = Unfinished::Delete { spec: spec(2), pending: vec![2] };
+        let work = Unfinished::Delete { spec: spec(2), pending: vec![2], leases_deleted: false };
         registry.put_unfinished(&work).expect("written");
         std::fs::write(state.volumes().join("v2.new"), "half").expect("writable");
 

@@ -99,8 +99,8 @@ impl Agent {
                 Unfinished::Create { spec } => {
                     self.undo_create(&spec).await;
                 }
-                Unfinished::Delete { spec, pending } => {
-                    self.carry_on_delete(&spec, pending).await;
+                Unfinished::Delete { spec, pending, leases_deleted } => {
+                    self.carry_on_delete(&spec, pending, leases_deleted).await;
                 }
             }
         }

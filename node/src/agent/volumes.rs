@@ -107,8 +107,15 @@ impl Agent {
             ack: proto_spec.ack,
             on_quorum_loss: proto_spec.on_quorum_loss,
             access: proto_spec.access,
+            arbiter: proto_spec.arbiter,
+            policing: match proto_spec.policing_shards {
+                0 => proto::Policing::Peer,
+                _ => proto::Policing::Lease,
+            }
+            .into(),
+            policing_shards: proto_spec.policing_shards,
             tie_breaker: spec.tie_breaker.map(name).unwrap_or_default(),
-            voters: spec.members().map(name).collect(),
+            voters: spec.voters().map(name).collect(),
             replicas: spec
                 .replicas
                 .keys()

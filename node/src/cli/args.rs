@@ -168,6 +168,29 @@ pub(super) struct Create {
     /// Whether one node at a time may write, or several at once (raw block, O_DIRECT; not for file systems)
     #[arg(long, value_enum, default_value_t = Access::SingleWriter)]
     pub access: Access,
+    /// Who keeps the configuration: a quorum of the volume's voters, or a Kubernetes Lease, with which two nodes need no third.
+    /// Cannot be changed later
+    #[arg(long, value_enum, default_value_t = Arbiter::Peers)]
+    pub arbiter: Arbiter,
+    /// Who decides who may write: the volume's nodes among themselves, or Kubernetes Leases (with --arbiter lease). Cannot be
+    /// changed later
+    #[arg(long, value_enum, default_value_t = Policing::Peer)]
+    pub policing: Policing,
+    /// How many Leases say who may write, each for its part of a multi-writer volume: 1 to 16 [default: 1]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
+    pub policing_shards: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Arbiter {
+    Peers,
+    Lease,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Policing {
+    Peer,
+    Lease,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -325,6 +348,9 @@ pub(super) enum Playground {
         /// Number of nodes, 1 to 9
         #[arg(long, default_value_t = 3)]
         nodes: usize,
+        /// How all nodes reach the API server, for volumes that Kubernetes Leases arbitrate; for a new playground only
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
     },
     /// Kill a node's worker (SIGKILL); nothing starts it again until `restart`
     #[command(after_help = "Examples:\n  lockstep playground kill a\n  lockstep playground kill a --whole-node")]

@@ -11,8 +11,8 @@ use crate::playground::{NodeState, Playground, Verb};
 pub(super) fn run(place: &Place, format: Format, command: args::Playground) -> Result<(), Failure> {
     let dir = place.playground_dir();
     let (verb, disturb) = match command {
-        args::Playground::Start { nodes } => {
-            let playground = Playground::start(&dir, nodes)?;
+        args::Playground::Start { nodes, kubeconfig } => {
+            let playground = Playground::start(&dir, nodes, kubeconfig.as_deref())?;
             return print(format, &playground.observe()?);
         }
         args::Playground::Status => return print(format, &Playground::open(&dir)?.observe()?),

@@ -62,7 +62,7 @@ pub(super) fn volume(volume: &view::Volume) -> String {
             ),
         ),
         ("Replicas", replicas(volume)),
-        ("Voters", list(&volume.voters)),
+        arbiter(volume),
         ("Writer", list(&volume.writers)),
         ("This node", this_node(this)),
     ];
@@ -87,6 +87,12 @@ pub(super) fn volume(volume: &view::Volume) -> String {
     if let Some(grants) = &volume.grants {
         grants_rows(grants, &mut rows);
     }
+    if let Some(reason) = &volume.configuration_trouble {
+        rows.push(("Configuration", format!("cannot change: {reason}")));
+    }
+    if let Some(reason) = &volume.api_server_trouble {
+        rows.push(("API server", reason.clone()));
+    }
     if let Some(gap) = volume.last_gap_ms {
         rows.push(("Last gap", format!("{gap} ms")));
     }
@@ -100,6 +106,18 @@ pub(super) fn volume(volume: &view::Volume) -> String {
         out.push_str(&format!("{name:<14} {value}\n"));
     }
     out
+}
+
+fn arbiter(volume: &view::Volume) -> (&'static str, String) {
+    let policing = match volume.policing_shards {
+        None => String::new(),
+        Some(1) => ", and a Lease says who may write".to_owned(),
+        Some(shards) => format!(", and {shards} Leases say who may write where"),
+    };
+    match volume.arbiter {
+        "lease" => ("Arbiter", format!("a Kubernetes Lease{policing}")),
+        _ => ("Voters", list(&volume.voters)),
+    }
 }
 
 /// Ranges of each list that are shown; JSON has them all.

@@ -12,7 +12,7 @@ use super::connect::Agent;
 use super::progress::{Amount, Progress};
 use super::{output, tables};
 use crate::failure::Failure;
-use crate::{input, rpc, view};
+use crate::{input, rpc, spec, view};
 
 /// How long a question to the agent may take: it may itself ask nodes that do not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -64,7 +64,6 @@ async fn create(place: &Place, format: Format, create: args::Create) -> Result<(
     if create.replicas == Some(0) {
         return Err(Failure::wrong_input("replicas", 0, "must be 2 or 3"));
     }
-    let mut agent = place.agent()?;
     let mut request = proto::CreateVolumeRequest {
         name: create.volume,
         size_bytes,
@@ -85,9 +84,25 @@ async fn create(place: &Place, format: Format, create: args::Create) -> Result<(
         args::Access::SingleWriter => proto::Access::SingleWriter,
         args::Access::MultiWriter => proto::Access::MultiWriter,
     });
+    request.set_arbiter(match create.arbiter {
+        args::Arbiter::Peers => proto::Arbiter::Peers,
+        args::Arbiter::Lease => proto::Arbiter::Lease,
+    });
+    request.set_policing(match create.policing {
+        args::Policing::Peer => proto::Policing::Peer,
+        args::Policing::Lease => proto::Policing::Lease,
+    });
+    request.policing_shards = create.policing_shards.map(|text| parse_shards(&text)).transpose()?;
+    let (arbiter, access) = (spec::parse_arbiter(request.arbiter()), spec::parse_access(request.access()));
+    spec::parse_policing(request.policing(), request.policing_shards, arbiter, access)?;
+    let mut agent = place.agent()?;
     let mut progress = Progress::new(format!("creating {}", request.name));
     let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.create_volume(request));
     print_volume(format, progress.during(call).await?)
+}
+
+fn parse_shards(text: &str) -> Result<u32, Failure> {
+    text.parse().map_err(|_| Failure::wrong_input("policing_shards", text, "must be a number, 1 to 16"))
 }
 
 async fn attach(place: &Place, format: Format, attach: args::Attach) -> Result<(), Failure> {
@@ -227,12 +242,18 @@ async fn delete(place: &Place, format: Format, delete: args::Delete) -> Result<(
     let request = proto::DeleteVolumeRequest { volume: volume.clone(), allow_absent: delete.allow_absent };
     let mut progress = Progress::new(format!("deleting {volume}"));
     let call = rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.delete_volume(request));
-    let pending = progress.during(call).await?.pending_nodes;
-    output::print(format, &json!({ "volume": volume, "deleted": true, "pending_nodes": pending }), |_| {
-        match pending.is_empty() {
-            true => format!("{volume} is deleted"),
-            false => format!("{volume} is deleted; its part goes when they come back from {}", pending.join(", ")),
+    let proto::DeleteVolumeReply { pending_nodes: pending, leases_pending } = progress.during(call).await?;
+    let leases = Some(&leases_pending).filter(|reason| !reason.is_empty());
+    let json = json!({ "volume": volume, "deleted": true, "pending_nodes": pending, "leases_pending": leases });
+    output::print(format, &json, |_| {
+        let mut text = format!("{volume} is deleted");
+        if !pending.is_empty() {
+            text.push_str(&format!("; its part goes when they come back from {}", pending.join(", ")));
         }
+        if let Some(reason) = leases {
+            text.push_str(&format!("; its Leases go when the API server lets them: {reason}"));
+        }
+        text
     })
 }
 

@@ -44,6 +44,8 @@ impl Worker {
             this.device = attachment.device;
             this.socket = attachment.socket;
         }
+        out.api_server_trouble =
+            self.engine().ok().and_then(|engine| engine.api_server_trouble(status.volume)).unwrap_or_default();
         out.verify = self.verifies.lock().expect("no holder panics").get(&status.name).cloned();
         if let (Some(verify), Some(progress)) = (out.verify.as_mut(), status.core.verify) {
             verify.bytes_done = progress.bytes_done;

@@ -7,21 +7,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use lockstep_core::{
-    Access, Ack, AttachMode, Class, Command, CommandError, Config, Epoch, Generation, Incarnation, Net, NodeId,
-    OnQuorumLoss, Reply, Settings, VolumeId, VoterId,
-};
+use lockstep_core::{AttachMode, Command, CommandError, Net, NodeId, Reply, VolumeId};
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
-    Identity, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd, StopFrontEnd, VolumeEntry, VolumeState,
-    VolumeStatus,
+    Identity, LeasePort, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd, StopFrontEnd, VolumeEntry,
+    VolumeState, VolumeStatus,
 };
 use lockstep_proto::node::v1 as proto;
 
 use super::Place;
+use super::leases::LeaseWay;
 use crate::cluster::{Cluster, Dedicated, Node};
 use crate::failure::{Failure, chain};
-use crate::spec::{self, Spec};
+use crate::first_config::first_config;
+use crate::spec::Spec;
 use crate::state_dir::StateDir;
 use crate::{host, input};
 
@@ -42,6 +41,8 @@ pub(super) struct EnginePort {
     engine: Arc<Engine>,
     cluster: Cluster,
     state: StateDir,
+    /// The way to Leases, where the cluster file names a kubeconfig.
+    leases: Option<Arc<LeaseWay>>,
 }
 
 /// What a command will answer.
@@ -70,9 +71,22 @@ impl EnginePort {
     /// # Errors
     /// The whole chain of why it does not start.
     pub(super) fn start(place: &Place, pool: Option<PathBuf>) -> Result<Self, Failure> {
-        let config = engine_config(&place.cluster, &place.me, &place.state, pool);
+        let leases = LeaseWay::start(&place.cluster, &place.me).map_err(|error| Failure::of_host("start", &error))?;
+        let config = EngineConfig {
+            leases: leases.clone().map(|leases| leases as Arc<dyn LeasePort>),
+            ..engine_config(&place.cluster, &place.me, &place.state, pool)
+        };
         let engine = start_when_free(&config).map_err(|error| Failure::of_host("start the engine", &error))?;
-        Ok(Self { engine: Arc::new(engine), cluster: place.cluster.clone(), state: place.state.clone() })
+        let engine = Arc::new(engine);
+        if let Some(leases) = &leases {
+            leases.tell(&engine);
+        }
+        Ok(Self { engine, cluster: place.cluster.clone(), state: place.state.clone(), leases })
+    }
+
+    /// Why the last request to the API server for a volume failed, if it did.
+    pub(super) fn api_server_trouble(&self, volume: VolumeId) -> Option<String> {
+        self.leases.as_ref()?.trouble(volume)
     }
 
     pub(super) fn identity(&self) -> Identity {
@@ -113,6 +127,9 @@ impl EnginePort {
             }
             Err(CreateVolume::Exists(_)) => {
                 Err(Failure::state_forbids(format!("another volume is named {:?} there", spec.name)))
+            }
+            Err(error @ CreateVolume::NoLeases) => {
+                Err(Failure::state_forbids(format!("{error}: name one as this.kubeconfig in its cluster file")))
             }
             Err(CreateVolume::NoPool) => Err(Failure::state_forbids("its pool is not open")),
             Err(CreateVolume::Config(reason)) => Err(Failure::wrong_input("spec", &spec.name, reason)),
@@ -356,7 +373,9 @@ fn explain_command(volume: &str, names: &[(NodeId, String)], error: CommandError
             Failure::state_forbids(what(&reason))
         }
         CommandError::NoUpToDateReplica => Failure::not_reachable(what("no up-to-date replica can be reached")),
-        CommandError::NoQuorum => Failure::not_reachable(what("no quorum of its voters can be reached")),
+        CommandError::NoQuorum => {
+            Failure::not_reachable(what("neither a quorum of its voters nor its Lease can be reached"))
+        }
         CommandError::Invalid { reason } => Failure::wrong_input("volume", volume, reason),
     }
 }
@@ -382,6 +401,7 @@ fn engine_config(cluster: &Cluster, me: &Node, state: &StateDir, pool: Option<Pa
         nodes: cluster.nodes.iter().map(|node| address(node, me)).collect(),
         loops: cluster.this.loops,
         pool,
+        leases: None,
     }
 }
 
@@ -397,48 +417,4 @@ fn address(node: &Node, me: &Node) -> NodeAddress {
         ordinary: SocketAddr::new(node.address, node.port),
         dedicated: dedicated.map(|address| SocketAddr::new(address, node.port)),
     }
-}
-
-/// The configuration with which a volume begins: everything is in sync, because nothing was written.
-fn first_config(spec: &Spec) -> Config {
-    let voters = spec.members().map(|node| (NodeId(node), voter_id(spec, node)));
-    Config {
-        volume: VolumeId(spec.id),
-        generation: Generation { id: spec.generation, parent: 0 },
-        epoch: Epoch(1),
-        size_blocks: spec.size_bytes / input::BLOCK_BYTES,
-        settings: Settings {
-            ack: match spec.ack {
-                spec::Ack::Disk => Ack::Disk,
-                spec::Ack::Durable => Ack::Durable,
-            },
-            on_quorum_loss: match spec.on_quorum_loss {
-                spec::OnQuorumLoss::Suspend => OnQuorumLoss::Suspend,
-                spec::OnQuorumLoss::Error => OnQuorumLoss::Error,
-            },
-            access: match spec.access {
-                spec::Access::SingleWriter => Access::SingleWriter,
-                spec::Access::MultiWriter => Access::MultiWriter,
-            },
-            ..Settings::default()
-        },
-        replicas: spec.replicas.keys().map(|node| NodeId(*node)).collect(),
-        tie_breaker: spec.tie_breaker.map(NodeId),
-        voters: voters.collect(),
-        in_sync: spec.replicas.iter().map(|(node, run)| (NodeId(*node), Incarnation(*run))).collect(),
-        joining: Default::default(),
-        attached: Default::default(),
-        last_in_sync: Default::default(),
-        requests: Default::default(),
-        priority: Class::default(),
-    }
-}
-
-/// The first identity of a voter's memory: the same on all members, and no other volume's.
-fn voter_id(spec: &Spec, node: u32) -> VoterId {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&spec.id).update(&spec.generation.to_le_bytes()).update(&node.to_le_bytes());
-    let hash = hasher.finalize();
-    let (bytes, _) = hash.as_bytes().split_first_chunk::<8>().expect("a hash has 32 bytes");
-    VoterId(u64::from_le_bytes(*bytes))
 }

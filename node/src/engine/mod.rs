@@ -6,6 +6,7 @@
 mod admin;
 mod attachments;
 mod engine_port;
+mod leases;
 mod meter;
 mod metrics;
 mod status;

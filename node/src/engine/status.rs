@@ -1,7 +1,7 @@
 //! What the engine knows of a volume, in the words of the protocol.
 
 use lockstep_core::{
-    AttachMode, BlockRange, Class, Config, DiskState, Event, GrantsStatus, Incarnation, Net, NodeId, Status,
+    AttachMode, BlockRange, Class, Config, DiskState, Event, GrantsStatus, Incarnation, Net, NodeId, Policing, Status,
 };
 use lockstep_engine::VolumeStatus;
 use lockstep_proto::node::v1 as proto;
@@ -78,6 +78,18 @@ pub(super) fn to_proto(status: &VolumeStatus, cluster: &Cluster, rate: Option<Ra
         lockstep_core::Access::SingleWriter => proto::Access::SingleWriter,
         lockstep_core::Access::MultiWriter => proto::Access::MultiWriter,
     });
+    out.set_arbiter(match config.settings.arbiter {
+        lockstep_core::Arbiter::Peers => proto::Arbiter::Peers,
+        lockstep_core::Arbiter::Lease => proto::Arbiter::Lease,
+    });
+    match config.settings.policing {
+        Policing::Peer => out.set_policing(proto::Policing::Peer),
+        Policing::Lease { shards, .. } => {
+            out.set_policing(proto::Policing::Lease);
+            out.policing_shards = u32::from(shards);
+        }
+    }
+    out.configuration_trouble = status.register_lost.clone().unwrap_or_default();
     out.set_priority(match config.priority {
         Class::Low | Class::Resync => proto::Priority::Low,
         Class::Normal => proto::Priority::Normal,

@@ -48,11 +48,12 @@ impl Playground {
     ///
     /// # Errors
     /// Something else is in the directory, the playground there has other nodes, or its programs do not start.
-    pub fn start(dir: &Path, count: usize) -> Result<Self, Failure> {
+    pub fn start(dir: &Path, count: usize, kubeconfig: Option<&Path>) -> Result<Self, Failure> {
         if !(1..=NODES_MAX).contains(&count) {
             return Err(Failure::wrong_input("nodes", count, format!("must be 1 to {NODES_MAX}")));
         }
         let dir = absolute(dir)?;
+        let kubeconfig = kubeconfig.map(absolute).transpose()?;
         let longest = dir.as_os_str().len() + SOCKET_NAME_BYTES_MAX;
         if longest > SOCKET_PATH_BYTES_MAX {
             let most = SOCKET_PATH_BYTES_MAX - SOCKET_NAME_BYTES_MAX;
@@ -70,7 +71,7 @@ impl Playground {
                     playground.nodes.len(),
                 )));
             }
-            None => Self::make(&dir, count)?,
+            None => Self::make(&dir, count, kubeconfig.as_deref())?,
         };
         let started = playground.start_all();
         if let Err(failure) = started {
@@ -155,7 +156,7 @@ impl Playground {
         Ok(Some(Self { dir: dir.to_owned(), nodes }))
     }
 
-    fn make(dir: &Path, count: usize) -> Result<Self, Failure> {
+    fn make(dir: &Path, count: usize, kubeconfig: Option<&Path>) -> Result<Self, Failure> {
         check_free(dir)?;
         std::fs::create_dir_all(dir).map_err(host(format!("make {}", dir.display())))?;
         // Two who start at once must not find the same ports free.
@@ -173,6 +174,8 @@ impl Playground {
                 metrics_port: Some(base + 1 + id),
                 volume_dev_dir: state.path().join("dev"),
                 loops: std::thread::available_parallelism().map_or(1, usize::from),
+                kubeconfig: kubeconfig.map(Path::to_owned),
+                namespace: lockstep_leases::names::NAMESPACE.to_owned(),
             };
             let cluster = Cluster { psk: psk.clone(), nodes: nodes.clone(), this };
             std::fs::write(state.cluster_file(), cluster.to_toml())
@@ -262,7 +265,7 @@ mod tests {
     fn foreign_content_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("thesis.tex"), "mine").expect("writable");
-        let failure = Playground::start(dir.path(), 3).expect_err("foreign");
+        let failure = Playground::start(dir.path(), 3, None).expect_err("foreign");
         assert_eq!(failure.kind, Kind::StateForbids);
         assert!(failure.message.contains("thesis.tex"), "{failure}");
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
@@ -273,10 +276,10 @@ mod tests {
     fn wrong_counts_and_long_paths_are_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         for count in [0, 10] {
-            assert_eq!(Playground::start(dir.path(), count).expect_err("count").field.as_deref(), Some("nodes"));
+            assert_eq!(Playground::start(dir.path(), count, None).expect_err("count").field.as_deref(), Some("nodes"));
         }
         let long = dir.path().join("x".repeat(120));
-        assert_eq!(Playground::start(&long, 3).expect_err("long").field.as_deref(), Some("dir"));
+        assert_eq!(Playground::start(&long, 3, None).expect_err("long").field.as_deref(), Some("dir"));
         assert_eq!(Playground::open(dir.path()).expect_err("none").kind, Kind::WrongInput);
     }
 
@@ -284,11 +287,11 @@ mod tests {
     fn made_directories_are_recognised() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("p");
-        Playground::make(&path, 3).expect("made");
+        Playground::make(&path, 3, None).expect("made");
         let playground = Playground::open(&path).expect("there");
         assert_eq!(playground.nodes().len(), 3);
         assert_eq!(playground.node("z").expect_err("none").kind, Kind::WrongInput);
-        let failure = Playground::start(&path, 2).expect_err("other count");
+        let failure = Playground::start(&path, 2, None).expect_err("other count");
         assert!(failure.message.contains("playground of 3 nodes"), "{failure}");
         let cluster = crate::cluster::Cluster::read(&path.join("c/cluster.toml")).expect("is right");
         assert_eq!(cluster.nodes.len(), 3);

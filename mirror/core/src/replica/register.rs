@@ -68,7 +68,6 @@ impl Replica {
 
     fn register_failed(&mut self) {
         self.register.asked = None;
-        self.proposer.reached_at = None;
         self.proposer.failures += 1;
         let spread = u64::from(self.node.0) % 8 + u64::from(self.proposer.failures % 3);
         self.proposer.retry_at = self.now.after(self.timing.arbiter_retry + self.timing.arbiter_retry / 8 * spread);
@@ -81,9 +80,6 @@ impl Replica {
             return;
         }
         let Some(asked) = self.register.asked.take() else { return };
-        if answer != RegisterAnswer::Failed {
-            self.proposer.reached_at.get_or_insert(self.now);
-        }
         match (answer, asked.swap) {
             (RegisterAnswer::Found { version, config }, None) => self.on_register_found(asked.change, version, *config),
             (RegisterAnswer::Swapped, Some(config)) => {
@@ -106,13 +102,13 @@ impl Replica {
     }
 
     fn on_register_found(&mut self, change: Change, version: u64, config: Config) {
-        self.proposer.failures = 0;
         let same = config.volume == self.known.volume && config.generation == self.known.generation;
         let back = config.epoch < self.known.epoch || config.epoch == self.known.epoch && config != self.known;
         if !same || back && !self.broken(broken!(RegisterRestored)) {
             return self
                 .register_lost(String::from("the register holds an older configuration, or that of another volume"));
         }
+        self.proposer.failures = 0;
         if self.register.lost.take().is_some() {
             self.out.push(Effect::Event(Event::RegisterFound));
         }

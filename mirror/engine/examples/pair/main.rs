@@ -37,6 +37,7 @@ fn main() {
             nodes: nodes.to_vec(),
             loops: 1,
             pool: Some(pool),
+            leases: None,
         })
         .expect("start")
     });

@@ -75,7 +75,7 @@ impl Bench {
         store.close(&mut ring, &mut buffers);
         assert_eq!(buffers.handed_out_bytes(), 0);
         drop(ring);
-        let files = storage::open(&dir.join("v"), NODE).unwrap();
+        let files = storage::open(&dir.join("v"), NODE, false).unwrap();
         assert_eq!(*files.journal.meta(), believed);
         assert!(matches!(files.data, Some(Ok(_))));
         std::fs::remove_dir_all(&dir).unwrap();
@@ -119,7 +119,7 @@ fn damaged_files_are_refused_and_left_alone() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[20] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    let refused = storage::open(&dir.join("v"), NODE).unwrap_err();
+    let refused = storage::open(&dir.join("v"), NODE, false).unwrap_err();
     assert_eq!(refused.to_string(), "superblock: bad checksum");
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
     assert_eq!(storage::list(&dir).unwrap(), ["v"]);
@@ -133,7 +133,7 @@ fn a_data_file_that_lost_its_end_is_not_used() {
     drop(bench);
     let data = std::fs::OpenOptions::new().write(true).open(dir.join("v").join("data")).unwrap();
     data.set_len(4096).unwrap();
-    let files = storage::open(&dir.join("v"), NODE).unwrap();
+    let files = storage::open(&dir.join("v"), NODE, false).unwrap();
     let Some(Err(reason)) = files.data else { panic!("a short file is no replica") };
     assert_eq!(reason, "data file: 4096 bytes, the volume has 65536");
     std::fs::remove_dir_all(&dir).unwrap();

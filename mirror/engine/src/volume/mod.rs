@@ -70,6 +70,7 @@ pub(crate) struct Volume {
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
     events: VecDeque<EventRecord>,
+    register_lost: Option<String>,
     link_counters: LinkCounters,
     /// Is being taken away: nothing new is started.
     closing: bool,
@@ -113,10 +114,14 @@ impl Volume {
             inputs: VecDeque::new(),
             effects: Vec::new(),
             events: VecDeque::new(),
+            register_lost: None,
             link_counters: LinkCounters::default(),
             closing: false,
             closed: None,
         };
+        if let Some(leases) = &io.shared.leases {
+            leases.started(id, &volume.replica.config().settings);
+        }
         volume.step(Input::Tick, io);
         Ok(volume)
     }
@@ -243,6 +248,9 @@ impl Volume {
             disk.close(&mut io.ring, &mut io.buffers);
         }
         self.meta.close(&mut io.ring, &mut io.buffers);
+        if let Some(leases) = &io.shared.leases {
+            leases.ended(self.id);
+        }
         if let Some(done) = self.closed {
             done.answer(());
         }
@@ -270,9 +278,9 @@ impl Volume {
                 }
             }
             Effect::FailDevice => self.front.abort(),
-            // Such a volume is neither created nor opened: see `storage::open`.
             Effect::RegisterRead { .. } | Effect::RegisterSwap { .. } | Effect::Lease { .. } => {
-                tracing::error!(volume = self.name, "register_asked_without_access");
+                let leases = io.shared.leases.as_ref();
+                leases.expect("without a port such a volume is neither made nor opened").ask(self.id, effect);
             }
             Effect::Event(event) => self.record(event, io),
             Effect::DiskResize { blocks } => {
@@ -363,6 +371,11 @@ impl Volume {
         if matches!(event, Event::Installed { .. }) {
             self.dials.look_again(io.now);
             self.front.resize(self.replica.config().size_blocks);
+        }
+        match &event {
+            Event::RegisterLost { reason } => self.register_lost = Some(reason.clone()),
+            Event::RegisterFound => self.register_lost = None,
+            _ => {}
         }
         if self.events.len() == EVENTS_KEPT {
             self.events.pop_front();

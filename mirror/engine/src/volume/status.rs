@@ -51,6 +51,8 @@ pub struct VolumeStatus {
     pub links: Vec<LinkStatus>,
     /// The front end, if there is one.
     pub front: Option<FrontStatus>,
+    /// Why the configuration cannot change, if the register that keeps it is lost.
+    pub register_lost: Option<String>,
     /// The newest events, oldest first.
     pub events: Vec<EventRecord>,
     /// Bytes sent to peers.
@@ -86,6 +88,7 @@ impl Volume {
                 .map(|link| LinkStatus { peer: link.peer, net: link.net, queued_bytes: link.queued_bytes() as u64 })
                 .collect(),
             front,
+            register_lost: self.register_lost.clone(),
             events: self.events.iter().cloned().collect(),
             sent_bytes: self.link_counters.sent_bytes,
             received_bytes: self.link_counters.received_bytes,

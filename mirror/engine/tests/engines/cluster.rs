@@ -64,6 +64,7 @@ impl Cluster {
             nodes: self.nodes.clone(),
             loops: 1,
             pool: Some(pool),
+            leases: None,
         };
         self.engines.insert(id, Engine::start(config).unwrap());
     }

@@ -1,0 +1,19 @@
+//! Kubernetes Leases (`coordination.k8s.io/v1`) as Lockstep uses them: the register of a volume's configuration.
+//!
+//! Nothing is decided here. What a swap means, and what to do about one without an answer, is the core's: this crate reads
+//! and writes objects, each request once and with a bound, and says what became of it.
+//!
+//! [`Leases`] is for whoever has a runtime; [`Service`] serves an engine, on a thread of its own.
+#![forbid(unsafe_code)]
+
+mod access;
+pub mod names;
+mod object;
+mod register;
+mod requests;
+mod service;
+
+pub use access::{Place, REQUEST_LIMIT, RequestError};
+pub use register::{CreateRegister, Leases};
+pub use requests::{Kind, Requests, Verb};
+pub use service::{Service, Told};
