@@ -5,7 +5,7 @@
 //! ends as a scenario does: healed, with the replicas compared and the history judged.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Access, Arbiter, AttachMode, BlockRange, Class, Command, NodeId, Op, Policing};
+use lockstep_core::{Access, Arbiter, AttachMode, BlockRange, Class, Command, Config, NodeId, Op, Policing};
 
 use crate::failure::Failure;
 use crate::plan::{Mix, Plan, SECOND};
@@ -101,9 +101,12 @@ pub const CASES: [Case; 14] = [
     },
 ];
 
+/// Makes what stands in for the simulated Leases, for a new volume of this first configuration.
+pub type MakeRemote<'a> = &'a mut dyn FnMut(&Config) -> Box<dyn Remote>;
+
 /// Runs one case.
 #[must_use]
-pub fn judge(case: &Case, police: Police, seed: u64, remote: Option<Box<dyn Remote>>, trace: Trace) -> Outcome {
+pub fn judge(case: &Case, police: Police, seed: u64, remote: Option<MakeRemote<'_>>, trace: Trace) -> Outcome {
     let mut plan = Plan::three_replicas();
     plan.attach = [A, B, C].map(|node| (node, AttachMode::ReadWrite)).to_vec();
     plan.settings.access = Access::MultiWriter;
@@ -118,7 +121,7 @@ pub fn judge(case: &Case, police: Police, seed: u64, remote: Option<Box<dyn Remo
         plan,
         seed,
         |world| {
-            world.remote = remote;
+            world.remote = remote.map(|make| make(&world.register.config));
             // Whoever is gone stays away until the case is over.
             world.load_on = world.plan.load.depth > 1;
             if warm(world) {

@@ -27,7 +27,7 @@ pub struct Leases {
     pub shards: BTreeMap<u8, (u64, Said)>,
     version: u64,
     renewals: BTreeMap<NodeId, u64>,
-    /// Requests that came in, by what they were.
+    /// Requests that came in.
     pub requests: u64,
 }
 
@@ -49,7 +49,6 @@ impl Leases {
     }
 
     fn answer(&mut self, want: &LeaseWant) -> LeaseTold {
-        self.requests += 1;
         match want {
             LeaseWant::Read { shard } => self.found(*shard),
             LeaseWant::Make { shard } => {
@@ -86,6 +85,7 @@ impl World {
             }
             return;
         }
+        self.leases.requests += 1;
         let told = match (&mut self.remote, want) {
             (Some(remote), LeaseWant::Read { .. } | LeaseWant::Make { .. } | LeaseWant::Write { .. }) => {
                 remote.lease(want)
