@@ -5,12 +5,13 @@ use lockstep_e2e::cleanup::Cleanup;
 use lockstep_e2e::command::{program, run_ok};
 use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, Target};
 use lockstep_e2e::loops::LoopDevice;
-use lockstep_e2e::playground::{Cli, Fault, Playground, Refusal, refusal};
+use lockstep_e2e::playground::{Cli, Fault, Playground, Refusal, built_program, refusal};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::wait;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 const ANYTHING_ELSE: i32 = 1;
@@ -90,6 +91,36 @@ fn only_one_node_writes_and_the_other_is_told_which() -> Result<()> {
     ground.refused(NOT_REACHABLE, &["volume", "status", "v"])?;
     playground.restart("a", true)?;
     playground.detach("b", "v")?;
+    ground.playground.destroy()
+}
+
+#[test]
+fn attach_that_nobody_waits_for_any_more_is_given_up() -> Result<()> {
+    let ground = ground()?;
+    let playground = &ground.playground;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b"])?;
+    playground.attach("b", "v", &["--front-end", "nbd-socket"])?;
+    // The writer is alive, and is not proven to be gone: one caller's time is up, the other is killed.
+    ground.refused(NOT_REACHABLE, &["volume", "attach", "v", "--take-over", "--timeout", "1s"])?;
+    let found = ground.refused(STATE_FORBIDS, &["volume", "attach", "v"])?;
+    ensure!(found.holder.as_deref() == Some("b"), "after a timeout: {found:?}");
+    let mut caller = Command::new(built_program("lockstep", "LOCKSTEP_BIN")?)
+        .arg("--dir")
+        .arg(playground.dir())
+        .args(["--node", "a", "volume", "attach", "v", "--take-over", "--timeout", "1m"])
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let told = BufReader::new(caller.stderr.take().context("piped")?).lines().map_while(Result::ok);
+    let waits = told.into_iter().find(|line| line.contains("waiting for proof"));
+    caller.kill()?;
+    caller.wait()?;
+    ensure!(waits.is_some(), "the attach did not wait");
+    let found = ground.refused(STATE_FORBIDS, &["volume", "attach", "v"])?;
+    ensure!(found.holder.as_deref() == Some("b"), "after the caller's end: {found:?}");
+    // Nobody takes the volume over when it becomes free.
+    playground.detach("b", "v")?;
+    playground.attach("c", "v", &["--front-end", "nbd-socket"])?;
+    ensure!(playground.status("c", "v")?.writers == ["c"], "{:?}", playground.status("c", "v")?.writers);
     ground.playground.destroy()
 }
 

@@ -83,6 +83,9 @@ pub enum Command {
         /// Class of its requests for grants, if not the volume's.
         class: Option<Class>,
     },
+    /// Nobody waits for the attach under way any more: it is answered with an error, and what a swap that cannot be called back still
+    /// makes of it ends by itself.
+    GiveUpAttach,
     /// Stop being attached. The shell has stopped its front end before.
     Detach,
     /// Leave as planned (clean shutdown). Answered when the engine may stop.

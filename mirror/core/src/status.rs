@@ -73,7 +73,7 @@ pub struct ResyncProgress {
 pub struct PeerStatus {
     /// The peer.
     pub node: NodeId,
-    /// A session is open.
+    /// A session is open, and nothing says that its other end is gone.
     pub reachable: bool,
     /// Over which network data goes.
     pub net: Option<Net>,

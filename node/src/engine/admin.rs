@@ -222,7 +222,12 @@ impl Engine for EngineService {
         request: Request<proto::EngineAttachRequest>,
     ) -> Result<Response<proto::Attachment>, Status> {
         let engine = self.0.engine()?;
-        let attachment = self.0.attachments.attach(&engine, &request.into_inner()).await;
+        let (worker, request) = (Arc::clone(&self.0), request.into_inner());
+        // This future is dropped with its caller, in the middle of anything. What it began ends in a task of its own, which hears of
+        // that.
+        let (_caller, gone) = tokio::sync::oneshot::channel();
+        let attaching = tokio::spawn(async move { worker.attachments.attach(&engine, &request, gone).await });
+        let attachment = attaching.await.unwrap_or_else(|error| Err(Failure::other(error.to_string())));
         let node = self.0.place.me.name.clone();
         answer(attachment.map(|attachment| proto::Attachment { node, ..attachment }))
     }

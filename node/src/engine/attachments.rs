@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lockstep_core::{AttachMode, Class, Command};
 use lockstep_proto::node::v1 as proto;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::engine_port::{Answer, EnginePort};
@@ -39,11 +39,13 @@ impl Attachments {
         self.slot(volume).try_lock().ok().and_then(|slot| Some(slot.as_ref()?.attachment.clone()))
     }
 
-    /// Attaches, or gives the attachment that is there and is like the one that is asked for.
+    /// Attaches, or gives the attachment that is there and is like the one that is asked for. Nothing is waited for any more once `caller`
+    /// ends.
     pub(super) async fn attach(
         &self,
         engine: &Arc<EnginePort>,
         request: &proto::EngineAttachRequest,
+        caller: oneshot::Receiver<()>,
     ) -> Result<proto::Attachment, Failure> {
         let deadline = Instant::now() + Duration::from_millis(request.timeout_ms);
         let Ok(mut slot) = tokio::time::timeout_at(deadline, self.slot(&request.volume).lock_owned()).await else {
@@ -72,16 +74,17 @@ impl Attachments {
             class: class_of(request.priority()),
         };
         let mut answer = engine.command(&request.volume, command)?;
-        match tokio::time::timeout_at(deadline, &mut answer).await {
-            Ok(result) => result.map(|_| ())?,
-            Err(_) => {
-                give_up(Arc::clone(engine), request.volume.clone(), answer, slot);
-                let message = match request.take_over {
-                    true => "it is not proven in time that the writer can write no more",
-                    false => "no quorum of the volume's members decided in time",
-                };
-                return Err(Failure::not_reachable(format!("volume {:?}: {message}", request.volume)));
-            }
+        let unanswered = tokio::select! {
+            result = &mut answer => result.map(|_| None)?,
+            () = tokio::time::sleep_until(deadline) => Some(match request.take_over {
+                true => "it is not proven in time that the writer can write no more",
+                false => "no quorum of the volume's members decided in time",
+            }),
+            _ = caller => Some("the caller went away"),
+        };
+        if let Some(message) = unanswered {
+            give_up(engine, &request.volume, answer).await;
+            return Err(Failure::not_reachable(format!("volume {:?}: {message}", request.volume)));
         }
         // Read before: a volume that grows meanwhile is seen to have grown afterwards.
         let size_bytes = size_of(engine, &request.volume).await.unwrap_or(0);
@@ -179,20 +182,18 @@ fn repeat(
     Err(Failure::state_forbids(message))
 }
 
-/// Nobody waits any more for an attachment that may still be decided: when it is, it is given back.
-fn give_up(engine: Arc<EnginePort>, volume: String, answer: Answer, slot: OwnedMutexGuard<Slot>) {
-    tokio::spawn(async move {
-        let decided = answer.await;
-        if decided.is_ok()
-            && let Err(failure) = run(&engine, &volume, Command::Detach).await
-        {
-            tracing::warn!(volume, %failure, "attachment that nobody waits for stays");
-        }
-        drop(slot);
-    });
+/// Nobody waits any more for an attachment that may just have been decided: then it is given back.
+async fn give_up(engine: &EnginePort, volume: &str, answer: Answer) {
+    let given_up = run(engine, volume, Command::GiveUpAttach).await;
+    let ended = match (given_up, answer.await) {
+        (Ok(_), Ok(_)) => run(engine, volume, Command::Detach).await.map(|_| ()),
+        (given_up, _) => given_up.map(|_| ()),
+    };
+    if let Err(failure) = ended {
+        tracing::warn!(volume, %failure, "attachment that nobody waits for stays");
+    }
 }
 
-/// The best front end that this machine has, unless one is named.
 /// The class of requests for grants that a priority stands for; `None`: the volume's.
 pub(super) const fn class_of(priority: proto::Priority) -> Option<Class> {
     match priority {
@@ -203,6 +204,7 @@ pub(super) const fn class_of(priority: proto::Priority) -> Option<Class> {
     }
 }
 
+/// The best front end that this machine has, unless one is named.
 fn choose_front_end(wanted: proto::FrontEnd) -> proto::FrontEnd {
     let exists = |path: &str| std::path::Path::new(path).exists();
     match wanted {

@@ -72,6 +72,11 @@ impl Replica {
                 let incarnation = self.incarnation;
                 self.on_attach(id, Attachment { incarnation, mode, recoverable, since: Epoch(0), class }, take_over);
             }
+            Command::GiveUpAttach => {
+                let reason = "nobody waits for the attachment any more".into();
+                self.give_up_attach(CommandError::Forbidden { reason });
+                self.answer(id, Ok(Reply::Done));
+            }
             Command::SetPriority { class } => self.on_set_priority(id, class),
             Command::TakeGrants => self.on_take_grants(id),
             Command::Detach => self.on_detach(id),
@@ -106,6 +111,16 @@ impl Replica {
         self.learn_at = self.now;
         // An attachment that outlived a restart of the engine is taken up again.
         self.operator_settled();
+    }
+
+    /// A swap under way may attach this run all the same: then no front end will show itself, and the attachment ends as one does whose
+    /// front end has not come back.
+    fn give_up_attach(&mut self, error: CommandError) {
+        let Some((pending, ..)) = self.operator.attach.take() else { return };
+        if !self.is_attached_here() {
+            self.front_seen = false;
+        }
+        self.answer(pending.command, Err(error));
     }
 
     fn on_detach(&mut self, command: CommandId) {
@@ -250,14 +265,12 @@ impl Replica {
         if let Some((pending, attachment, _)) = self.operator.attach
             && pending.until <= self.now
         {
-            self.operator.attach = None;
             let writer = self.known.other_writer(self.node).filter(|_| attachment.mode == AttachMode::ReadWrite);
-            let error = match writer {
+            self.give_up_attach(match writer {
                 Some(holder) => CommandError::AttachedElsewhere { holder },
                 None if no_quorum => CommandError::NoQuorum,
                 None => CommandError::NoUpToDateReplica,
-            };
-            self.answer(pending.command, Err(error));
+            });
         }
         let now = self.now;
         let late = |p: &Pending| p.until <= now;

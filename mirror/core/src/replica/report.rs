@@ -12,7 +12,10 @@ impl Replica {
     pub fn status(&self) -> Status {
         let peers = self.peers.iter().map(|(node, p)| PeerStatus {
             node: *node,
-            reachable: p.session.is_some(),
+            // A session outlives a peer that died in silence, and one whose process ended while its connection lingers.
+            reachable: self.is_heard(*node)
+                && !p.suspected
+                && p.session.is_some_and(|s| !self.has_ended(*node, s.incarnation)),
             net: p.session.map(|s| s.net),
             session: p.session.map(|s| s.id).unwrap_or_default(),
         });

@@ -1,7 +1,7 @@
 //! Random faults: at any moment, or in the middle of a protocol.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Access, Command, Net, NodeId};
+use lockstep_core::{Access, AttachMode, Command, Net, NodeId};
 
 use super::disk::break_disk;
 use super::resync::grow;
@@ -41,6 +41,8 @@ pub struct Wrath {
     pub verify: u64,
     /// A resync is throttled, or set free.
     pub throttle: u64,
+    /// Nobody waits for an attach any more.
+    pub give_up: u64,
     /// The register cannot be reached for a while, or becomes slow.
     pub register: u64,
 }
@@ -62,6 +64,7 @@ pub const NOTHING: Wrath = Wrath {
     grow: 0,
     verify: 0,
     throttle: 0,
+    give_up: 0,
     register: 0,
 };
 
@@ -151,6 +154,7 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         wrath.grow,
         wrath.verify,
         wrath.throttle,
+        wrath.give_up,
         wrath.register,
     ];
     let mut at = world.rng.below(parts.iter().sum());
@@ -188,6 +192,7 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         12 => grow(world),
         13 => verify(world),
         14 => throttle(world),
+        15 => give_up(world, node),
         _ => trouble_register(world, outage),
     }
 }
@@ -306,6 +311,20 @@ fn verify(world: &mut World) {
     if let Some(node) = world.rng.pick(&nodes) {
         world.command(node, Command::Verify { repair_from: None });
     }
+}
+
+/// An attach is asked for, or waits already, and is given up at any moment of it.
+fn give_up(world: &mut World, node: NodeId) {
+    if world.plan.replicas.contains(&node) {
+        world.attach(node, AttachMode::ReadWrite, true);
+    }
+    let moment = world.rng.below(30 * MS);
+    world.later(
+        moment,
+        Box::new(move |world| {
+            world.command(node, Command::GiveUpAttach);
+        }),
+    );
 }
 
 fn throttle(world: &mut World) {

@@ -236,6 +236,12 @@ impl Cluster {
         self.settle();
     }
 
+    /// A node hears from another one's supervisor that this run of it has ended.
+    pub fn exited(&mut self, at: NodeId, node: NodeId, incarnation: Incarnation) {
+        self.inputs.push_back((at, Input::ProcessExited { node, incarnation, restarting: false }));
+        self.settle();
+    }
+
     /// Gives a command a second.
     pub fn command(&mut self, node: NodeId, command: Command) -> Option<Result<Reply, CommandError>> {
         let id = CommandId(self.number());
