@@ -6,7 +6,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use lockstep_apiserver::ApiServer;
 use lockstep_e2e::cleanup::Cleanup;
-use lockstep_e2e::load::LoadProfile;
+use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, LoadProfile, Target};
 use lockstep_e2e::playground::{Fault, Playground, refusal};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::soak::{Cluster, ClusterStart, FINISH_BOUND, OPERATION_BOUND, VOLUME};
@@ -53,9 +53,15 @@ impl Kubernetes {
         Ok(self.runtime.block_on(self.leases.list(&ListParams::default())).context("list the Leases")?.items)
     }
 
+    /// No Lease is left behind. A node's own goes after its last volume.
+    fn wait_empty(&self) -> Result<()> {
+        wait::until("no Lease is left", BOUND, || Ok(self.list()?.is_empty().then_some(())))
+    }
+
     /// The only Lease with a configuration.
     fn register(&self) -> Result<Lease> {
-        let found = self.list()?.into_iter().find(|it| it.metadata.annotations.iter().any(|it| it.contains_key(UID)));
+        let holds = |lease: &Lease| lease.metadata.annotations.iter().any(|it| it.contains_key(CONFIGURATION));
+        let found = self.list()?.into_iter().find(holds);
         found.context("there is no register")
     }
 
@@ -76,7 +82,7 @@ struct Running {
 }
 
 /// Two nodes and no third; the nodes have the rights that the documentation names, and no others.
-fn start() -> Result<Running> {
+fn start(volume_options: &[&str]) -> Result<Running> {
     let turn = turn();
     let home = tempfile::Builder::new().prefix("lockstep-leases-").tempdir()?;
     let cleanup = Cleanup::new();
@@ -93,7 +99,7 @@ fn start() -> Result<Running> {
         pools: &[],
         nodes: 2,
         start_options: &["--kubeconfig", &kubeconfig],
-        volume_options: &["--arbiter", "lease"],
+        volume_options: &[&["--arbiter", "lease"], volume_options].concat(),
     };
     let mut cluster = Cluster::start(start, Random::new(12), &cleanup)?;
     cluster.attach("a", false)?;
@@ -157,15 +163,23 @@ impl Running {
         self.cluster.release()?;
         self.cluster.compare()?;
         self.playground().at("b", &["volume", "delete", VOLUME])?;
-        let left = self.kubernetes.list()?;
-        ensure!(left.is_empty(), "Leases are left: {left:?}");
+        self.kubernetes.wait_empty()?;
         self.cluster.destroy()
     }
 }
 
 #[test]
 fn of_two_nodes_either_goes_on_without_the_other() -> Result<()> {
-    let mut running = start()?;
+    lose_each_of_two(&[])
+}
+
+#[test]
+fn of_two_nodes_either_goes_on_without_the_other_also_if_leases_police() -> Result<()> {
+    lose_each_of_two(&["--policing", "lease"])
+}
+
+fn lose_each_of_two(options: &[&str]) -> Result<()> {
+    let mut running = start(options)?;
     let status = running.playground().status("b", VOLUME)?;
     ensure!(status.arbiter == "lease" && status.voters.is_empty() && status.tie_breaker.is_none(), "{status:?}");
     for (lost, successor) in [("a", "b"), ("b", "a")] {
@@ -193,7 +207,7 @@ fn of_two_nodes_either_goes_on_without_the_other() -> Result<()> {
 
 #[test]
 fn without_the_api_server_changes_wait_and_nothing_is_lost() -> Result<()> {
-    let mut running = start()?;
+    let mut running = start(&[])?;
     running.kubernetes.server.stop_server()?;
     running.lose_b_and_mend("Connection refused", |kubernetes| kubernetes.server.restart_server())?;
     // It accepts connections and answers nothing: what it was asked meanwhile it may still do.
@@ -206,7 +220,7 @@ fn without_the_api_server_changes_wait_and_nothing_is_lost() -> Result<()> {
 
 #[test]
 fn meddling_with_the_lease_stops_changes_and_no_io() -> Result<()> {
-    let mut running = start()?;
+    let mut running = start(&[])?;
     let good = running.kubernetes.register()?;
     let whole = good.metadata.annotations.as_ref().context("annotations")?[CONFIGURATION].clone();
     running.kubernetes.annotate(CONFIGURATION, "nonsense")?;
@@ -231,7 +245,7 @@ fn meddling_with_the_lease_stops_changes_and_no_io() -> Result<()> {
 
 #[test]
 fn changes_get_through_when_somebody_stops_changing_the_lease() -> Result<()> {
-    let mut running = start()?;
+    let mut running = start(&[])?;
     let stop = AtomicBool::new(false);
     let changes = AtomicU64::new(0);
     let name = running.kubernetes.register()?.metadata.name.context("a name")?;
@@ -269,6 +283,108 @@ fn changes_get_through_when_somebody_stops_changing_the_lease() -> Result<()> {
     running.cluster.wait_whole()?;
     running.cluster.judge()?;
     running.finish()
+}
+
+fn write(target: &Target, offset: u64, byte: u8) -> Result<()> {
+    let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
+    buffer.bytes_mut().fill(byte);
+    Ok(target.open()?.write(offset, buffer.bytes())?)
+}
+
+fn read(target: &Target, offset: u64) -> Result<u8> {
+    let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
+    target.open()?.read(offset, buffer.bytes_mut())?;
+    Ok(buffer.bytes()[0])
+}
+
+#[test]
+fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others_shards() -> Result<()> {
+    let _turn = turn();
+    let home = tempfile::Builder::new().prefix("lockstep-leases-").tempdir()?;
+    let cleanup = Cleanup::new();
+    let kubernetes = Kubernetes::start(home.path(), &cleanup)?;
+    kubernetes.server.allow(NAMESPACE)?;
+    let kubeconfig = kubernetes.server.user_kubeconfig().to_string_lossy().into_owned();
+    let directory = home.path().join("playground");
+    let playground = Playground::start_with(&directory, 3, &["--kubeconfig", &kubeconfig], &cleanup)?;
+    let options =
+        [&["--arbiter", "lease", "--policing", "lease", "--policing-shards", "4"][..], &["--access", "multi-writer"]];
+    playground.create("a", VOLUME, &SIZE_BYTES.to_string(), 2, &options.concat())?;
+    let attach = |node: &str| -> Result<Target> {
+        Target::of(&playground.attach(node, VOLUME, &["--front-end", "nbd-socket"])?)
+    };
+    // `c` has no replica.
+    let targets = [attach("a")?, attach("b")?, attach("c")?];
+    let mut longest = Duration::ZERO;
+    for round in 0..30u8 {
+        let started = Instant::now();
+        write(&targets[usize::from(round) % 3], 4096, round + 1)?;
+        longest = longest.max(started.elapsed());
+        for target in &targets {
+            ensure!(read(target, 4096)? == round + 1, "round {round}: a completed write is not seen");
+        }
+    }
+    println!("a shard changed hands within {longest:?}");
+    // Each has a shard of its own.
+    let shard_bytes = SIZE_BYTES / 4;
+    for (target, shard) in targets.iter().zip(1u8..) {
+        write(target, u64::from(shard) * shard_bytes, shard)?;
+    }
+    let status = playground.at("b", &["volume", "status", VOLUME])?;
+    let shards = status["grants"]["shards"].as_array().context("shards")?;
+    let holders: Vec<_> = shards.iter().map(|shard| shard["holder"].as_str().unwrap_or_default()).collect();
+    ensure!(holders[1..] == ["a", "b", "c"] && status["policing_shards"] == 4, "{status}");
+
+    // Away: what each holds it writes; another's waits, and comes through afterwards.
+    kubernetes.server.stop_server()?;
+    for (target, shard) in targets.iter().zip(1u8..) {
+        write(target, u64::from(shard) * shard_bytes, shard + 10)?;
+    }
+    let foreign = {
+        let target = targets[0].clone();
+        std::thread::spawn(move || write(&target, 2 * shard_bytes, 99))
+    };
+    let waits = wait::until_ok("a waits for b's shard", BOUND, || {
+        let status = playground.at("a", &["volume", "status", VOLUME])?;
+        let waiting = status["grants"]["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty());
+        ensure!(!foreign.is_finished(), "it did not need the API server");
+        Ok((waiting && status["api_server_trouble"].is_string()).then_some(()))
+    });
+    write(&targets[1], 2 * shard_bytes, 12)?;
+    kubernetes.server.restart_server()?;
+    waits?;
+    match foreign.join() {
+        Ok(written) => written?,
+        Err(_) => bail!("the writer panicked"),
+    }
+    for (target, shard) in targets.iter().zip(1u8..) {
+        let wanted = if shard == 2 { 99 } else { shard + 10 };
+        ensure!(read(target, u64::from(shard) * shard_bytes)? == wanted, "shard {shard}");
+    }
+
+    // One is deleted, and another edited: everybody comes to an agreement again, and writes.
+    for lease in kubernetes.list()? {
+        let name = lease.metadata.name.clone().context("a name")?;
+        if name.ends_with("-grants-1") {
+            kubernetes.runtime.block_on(kubernetes.leases.delete(&name, &DeleteParams::default()))?;
+        } else if name.ends_with("-grants-3") {
+            let mut edited = lease;
+            edited.spec.get_or_insert_default().holder_identity = Some("nobody at all".to_owned());
+            kubernetes.runtime.block_on(kubernetes.leases.replace(&name, &PostParams::default(), &edited))?;
+        }
+    }
+    let started = Instant::now();
+    for shard in [1, 3] {
+        write(&targets[1], shard * shard_bytes, 77)?;
+        ensure!(read(&targets[2], shard * shard_bytes)? == 77);
+    }
+    println!("written in meddled shards after {:?}", started.elapsed());
+    for node in ["a", "b", "c"] {
+        playground.detach(node, VOLUME)?;
+    }
+    playground.at("a", &["volume", "delete", VOLUME])?;
+    kubernetes.wait_empty()?;
+    playground.destroy()
 }
 
 #[test]
@@ -318,7 +434,7 @@ fn wrong_wishes_are_named_and_leave_nothing() -> Result<()> {
         refused(&playground, STATE_FORBIDS, &lease, None, "node b: a Lease is to keep").map(Some)
     });
     found?;
-    wait::until("nothing is left", BOUND, || Ok(kubernetes.list()?.is_empty().then_some(())))?;
+    kubernetes.wait_empty()?;
     for node in playground.nodes() {
         let volumes = playground.at(node, &["volume", "list"])?;
         ensure!(volumes.as_array().is_some_and(Vec::is_empty), "{node}: {volumes}");

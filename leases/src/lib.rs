@@ -1,4 +1,5 @@
-//! Kubernetes Leases (`coordination.k8s.io/v1`) as Lockstep uses them: the register of a volume's configuration.
+//! Kubernetes Leases (`coordination.k8s.io/v1`) as Lockstep uses them: the register of a volume's configuration, the grants
+//! of volumes that Leases police, and a node's own.
 //!
 //! Nothing is decided here. What a swap means, and what to do about one without an answer, is the core's: this crate reads
 //! and writes objects, each request once and with a bound, and says what became of it.
@@ -7,13 +8,17 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod grants;
 pub mod names;
+mod node;
 mod object;
 mod register;
 mod requests;
 mod service;
+mod watch;
 
 pub use access::{Place, REQUEST_LIMIT, RequestError};
+pub use node::RENEW_EVERY;
 pub use register::{CreateRegister, Leases};
 pub use requests::{Kind, Requests, Verb};
 pub use service::{Service, Told};

@@ -43,6 +43,8 @@ pub struct Leases {
     holder: String,
     /// What was found last, per volume: a swap replaces this object and no other.
     found: Mutex<BTreeMap<VolumeId, Lease>>,
+    /// The newest grant Leases seen, by volume and shard: a write replaces this object and no other.
+    pub(crate) found_grants: Mutex<BTreeMap<(VolumeId, u8), Lease>>,
     /// Why the last request for a volume failed, if it did.
     troubles: Mutex<BTreeMap<VolumeId, String>>,
 }
@@ -51,7 +53,13 @@ impl Leases {
     /// Nothing is asked, and no file is read, before the first request.
     #[must_use]
     pub fn new(place: Place, holder: String) -> Leases {
-        Leases { access: Access::new(place), holder, found: Mutex::default(), troubles: Mutex::default() }
+        Leases {
+            access: Access::new(place),
+            holder,
+            found: Mutex::default(),
+            found_grants: Mutex::default(),
+            troubles: Mutex::default(),
+        }
     }
 
     /// How often the API server was asked.
@@ -69,6 +77,7 @@ impl Leases {
     /// Forgets what was found of a volume, which does not run here any more.
     pub fn forget(&self, volume: VolumeId) {
         lock(&self.found).remove(&volume);
+        lock(&self.found_grants).retain(|(of, _), _| *of != volume);
         lock(&self.troubles).remove(&volume);
     }
 
@@ -167,7 +176,7 @@ impl Leases {
         RegisterAnswer::Lost { reason: format!("Lease {}: {reason}. {REMEDY}", self.access.full_name(name)) }
     }
 
-    fn note(&self, volume: VolumeId, error: Option<&RequestError>) {
+    pub(crate) fn note(&self, volume: VolumeId, error: Option<&RequestError>) {
         let mut troubles = lock(&self.troubles);
         match error {
             Some(RequestError::Failed(reason)) => {

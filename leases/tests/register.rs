@@ -5,14 +5,59 @@ mod setup;
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::api::{DeleteParams, PostParams};
-use lockstep_core::{Config, Epoch, RegisterAnswer};
+use lockstep_core::{
+    Arbiter, Class, Config, Epoch, Generation, Incarnation, NodeId, RegisterAnswer, Settings, VolumeId,
+};
 use lockstep_leases::{CreateRegister, Kind, Leases, Place, REQUEST_LIMIT, Verb, names};
-use setup::{Setup, first, without};
+use setup::Setup;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+impl Setup {
+    fn read(&self, leases: &Leases, volume: VolumeId) -> RegisterAnswer {
+        self.run(leases.read_register(volume))
+    }
+
+    /// Version and configuration, which must be there.
+    fn found(&self, leases: &Leases, volume: VolumeId) -> Result<(u64, Config)> {
+        match self.read(leases, volume) {
+            RegisterAnswer::Found { version, config } => Ok((version, *config)),
+            other => anyhow::bail!("{other:?}, trouble {:?}", leases.trouble(volume)),
+        }
+    }
+}
+
+/// A volume's first configuration: two replicas, in sync.
+fn first(number: u8) -> Config {
+    let in_sync = [(NodeId(1), Incarnation(11)), (NodeId(2), Incarnation(22))];
+    Config {
+        volume: VolumeId([number; 16]),
+        generation: Generation { id: 7, parent: 0 },
+        epoch: Epoch(1),
+        size_blocks: 1024,
+        settings: Settings { arbiter: Arbiter::Lease, ..Settings::default() },
+        priority: Class::default(),
+        replicas: in_sync.iter().map(|(node, _)| *node).collect(),
+        tie_breaker: None,
+        voters: Default::default(),
+        in_sync: in_sync.into(),
+        joining: Default::default(),
+        attached: Default::default(),
+        last_in_sync: Default::default(),
+        requests: Default::default(),
+    }
+}
+
+/// What could follow it: without a node.
+fn without(config: &Config, node: u32) -> Config {
+    let mut next = Config { epoch: Epoch(config.epoch.0 + 1), ..config.clone() };
+    next.in_sync.remove(&NodeId(node));
+    next.last_in_sync.insert(NodeId(node), config.epoch);
+    next
+}
 
 fn lost(answer: RegisterAnswer, says: &str) -> Result<()> {
     match answer {

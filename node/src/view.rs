@@ -180,11 +180,23 @@ pub struct Grants {
     pub held: Vec<GrantedRange>,
     pub all: Vec<GrantedRange>,
     pub waiting: Vec<WaitingWriter>,
+    pub shards: Vec<Shard>,
     pub taken: u64,
     pub given: u64,
     pub wait_p50_us: u64,
     pub wait_p99_us: u64,
     pub wait_max_us: u64,
+}
+
+/// Part of a volume, and what its grant Lease says.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are those of the protocol, which documents them")]
+pub struct Shard {
+    pub shard: u32,
+    pub offset_bytes: u64,
+    pub length_bytes: u64,
+    pub holder: Option<String>,
+    pub trouble: Option<String>,
 }
 
 /// Part of a volume that one node may write.
@@ -358,10 +370,18 @@ impl From<proto::Grants> for Grants {
             class: writer.class,
             waited_us: writer.waited_us,
         };
+        let shard = |shard: proto::Shard| Shard {
+            shard: shard.shard,
+            offset_bytes: shard.offset_bytes,
+            length_bytes: shard.length_bytes,
+            holder: some(shard.holder),
+            trouble: some(shard.trouble),
+        };
         Self {
             held: grants.held.into_iter().map(range).collect(),
             all: grants.all.into_iter().map(range).collect(),
             waiting: grants.waiting.into_iter().map(waiting).collect(),
+            shards: grants.shards.into_iter().map(shard).collect(),
             taken: grants.taken,
             given: grants.given,
             wait_p50_us: grants.wait_p50_us,

@@ -117,7 +117,7 @@ impl ApiServer {
 
     /// Freezes the server: connections are accepted, and nothing is answered.
     pub fn pause(&self) -> Result<()> {
-        self.server.signal(Signal::SIGSTOP)
+        self.server.freeze()
     }
 
     /// Lets it run on.

@@ -1,6 +1,7 @@
 //! One program in the background that can be killed, started again, stopped and continued.
 
 use crate::cleanup::{Cleanup, Undo};
+use crate::wait;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -8,9 +9,12 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// As much of a log as an error message bears.
 const LOG_LINES_SHOWN: usize = 20;
+/// For a stop to reach all threads of a program.
+const FREEZE_BOUND: Duration = Duration::from_secs(20);
 
 /// A program, running or not. It is killed when this is dropped, or on a signal.
 pub struct Process {
@@ -69,6 +73,23 @@ impl Process {
         kill(Pid::from_raw(pid), signal).with_context(|| format!("send {signal} to {}", self.name))
     }
 
+    /// SIGSTOP, and waits until every thread of it has stopped: until then one may still answer.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.pid()?);
+        wait::until_true(&format!("{} stands still", self.name), FREEZE_BOUND, || {
+            for task in fs::read_dir(&tasks).with_context(|| format!("list {tasks}"))? {
+                let path = task.with_context(|| format!("list {tasks}"))?.path().join("stat");
+                // A thread that ended meanwhile does nothing more. The state follows the name, which is in parentheses.
+                let Ok(stat) = fs::read_to_string(&path) else { continue };
+                if !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
     /// The process id of the running program.
     pub fn pid(&self) -> Result<i32> {
         let child = lock(&self.child);
@@ -123,6 +144,19 @@ mod tests {
         let error = wait::until("an error", Duration::from_secs(20), || Ok(process.ensure_running().err())).unwrap();
         let error = error.to_string();
         assert!(error.contains("why") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn frozen_program_stands_still_until_it_is_continued() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Process::new("yes", dir.path().join("log"), &Cleanup::new());
+        process.start(&mut program("yes", [""])).unwrap();
+        process.freeze().unwrap();
+        let written = || std::fs::metadata(dir.path().join("log")).unwrap().len();
+        let before = written();
+        assert_eq!(written(), before);
+        process.signal(nix::sys::signal::Signal::SIGCONT).unwrap();
+        wait::until("more", Duration::from_secs(20), || Ok((written() > before).then_some(()))).unwrap();
     }
 
     #[test]

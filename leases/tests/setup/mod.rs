@@ -1,4 +1,4 @@
-//! A real API server with the namespace of Lockstep, and volumes' configurations.
+//! A real API server with the namespace of Lockstep.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -8,9 +8,6 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::api::{Api, ListParams};
 use lockstep_apiserver::ApiServer;
-use lockstep_core::{
-    Arbiter, Class, Config, Epoch, Generation, Incarnation, NodeId, RegisterAnswer, Settings, VolumeId,
-};
 use lockstep_leases::{Leases, Place, names};
 use lockstep_processes::cleanup::Cleanup;
 use tokio::runtime::Runtime;
@@ -55,18 +52,6 @@ impl Setup {
         self.runtime.block_on(work)
     }
 
-    pub fn read(&self, leases: &Leases, volume: VolumeId) -> RegisterAnswer {
-        self.run(leases.read_register(volume))
-    }
-
-    /// Version and configuration, which must be there.
-    pub fn found(&self, leases: &Leases, volume: VolumeId) -> Result<(u64, Config)> {
-        match self.read(leases, volume) {
-            RegisterAnswer::Found { version, config } => Ok((version, *config)),
-            other => anyhow::bail!("{other:?}, trouble {:?}", leases.trouble(volume)),
-        }
-    }
-
     /// How many Leases there are.
     pub fn count(&self) -> Result<usize> {
         let objects = self.objects()?;
@@ -80,33 +65,4 @@ impl Setup {
         println!("{what}: after {:?}", started.elapsed());
         Ok(found)
     }
-}
-
-/// A volume's first configuration: two replicas, in sync.
-pub fn first(number: u8) -> Config {
-    let in_sync = [(NodeId(1), Incarnation(11)), (NodeId(2), Incarnation(22))];
-    Config {
-        volume: VolumeId([number; 16]),
-        generation: Generation { id: 7, parent: 0 },
-        epoch: Epoch(1),
-        size_blocks: 1024,
-        settings: Settings { arbiter: Arbiter::Lease, ..Settings::default() },
-        priority: Class::default(),
-        replicas: in_sync.iter().map(|(node, _)| *node).collect(),
-        tie_breaker: None,
-        voters: Default::default(),
-        in_sync: in_sync.into(),
-        joining: Default::default(),
-        attached: Default::default(),
-        last_in_sync: Default::default(),
-        requests: Default::default(),
-    }
-}
-
-/// What could follow it: without a node.
-pub fn without(config: &Config, node: u32) -> Config {
-    let mut next = Config { epoch: Epoch(config.epoch.0 + 1), ..config.clone() };
-    next.in_sync.remove(&NodeId(node));
-    next.last_in_sync.insert(NodeId(node), config.epoch);
-    next
 }

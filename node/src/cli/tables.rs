@@ -146,6 +146,12 @@ fn grants_rows(grants: &view::Grants, rows: &mut Vec<(&'static str, String)>) {
     if grants.waiting.len() > RANGES_SHOWN {
         rows.push(("", format!("... and {} more", grants.waiting.len() - RANGES_SHOWN)));
     }
+    for shard in &grants.shards {
+        let range = show_range(shard.offset_bytes, shard.length_bytes);
+        let holder = shard.holder.as_deref().unwrap_or("nobody");
+        let trouble = shard.trouble.as_ref().map_or_else(String::new, |reason| format!("; {reason}"));
+        rows.push(("Shard", format!("{}: {range}, held by {holder}{trouble}", shard.shard)));
+    }
     let waits = format!(
         "{} granted, {} given back; waited p50 {}, p99 {}, at most {} µs",
         grants.taken, grants.given, grants.wait_p50_us, grants.wait_p99_us, grants.wait_max_us

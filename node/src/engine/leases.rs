@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use lockstep_core::{Effect, Input, Settings, VolumeId};
+use lockstep_core::{Effect, Input, NodeId, Policing, Settings, VolumeId};
 use lockstep_engine::{Engine, LeasePort, LeaseRequests};
 use lockstep_leases::{Kind, Leases, Service, Verb};
 
@@ -40,7 +40,7 @@ impl LeaseWay {
                 engine.lease_told(volume, input);
             }
         };
-        let service = Service::start(Leases::new(place, me.name.clone()), Arc::new(tell))?;
+        let service = Service::start(Leases::new(place, me.name.clone()), NodeId(me.id), Arc::new(tell))?;
         Ok(Some(Arc::new(LeaseWay { service, back })))
     }
 
@@ -61,7 +61,11 @@ impl LeaseWay {
 }
 
 impl LeasePort for LeaseWay {
-    fn started(&self, _volume: VolumeId, _settings: &Settings) {}
+    fn started(&self, volume: VolumeId, settings: &Settings) {
+        if let Policing::Lease { .. } = settings.policing {
+            self.service.police(volume);
+        }
+    }
 
     fn ask(&self, volume: VolumeId, effect: Effect) {
         self.service.ask(volume, effect);

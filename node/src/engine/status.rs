@@ -1,7 +1,8 @@
 //! What the engine knows of a volume, in the words of the protocol.
 
 use lockstep_core::{
-    AttachMode, BlockRange, Class, Config, DiskState, Event, GrantsStatus, Incarnation, Net, NodeId, Policing, Status,
+    AttachMode, BlockRange, Class, Config, DiskState, Event, GrantsStatus, Incarnation, Net, NodeId, Policing,
+    ShardStatus, Status,
 };
 use lockstep_engine::VolumeStatus;
 use lockstep_proto::node::v1 as proto;
@@ -113,10 +114,18 @@ fn grants(grants: &GrantsStatus, this: NodeId, cluster: &Cluster) -> proto::Gran
         class: format!("{:?}", waiting.class).to_lowercase(),
         waited_us: waiting.waited / 1_000,
     });
+    let shard = |shard: &ShardStatus| proto::Shard {
+        shard: u32::from(shard.shard),
+        offset_bytes: shard.range.start * BLOCK_BYTES,
+        length_bytes: shard.range.bytes(),
+        holder: shard.holder.map(|node| cluster.name_of(node.0)).unwrap_or_default(),
+        trouble: shard.trouble.clone().unwrap_or_default(),
+    };
     proto::Grants {
         held: grants.holds.iter().map(|held| range(this, *held)).collect(),
         all: grants.table.iter().map(|(held, node)| range(*node, *held)).collect(),
         waiting: waiting.collect(),
+        shards: grants.shards.iter().map(shard).collect(),
         taken: grants.taken,
         given: grants.given,
         wait_p50_us: waited_us(&grants.waits, 50),

@@ -1,0 +1,101 @@
+//! The watch over all grant Leases: one per node, however many volumes.
+//!
+//! It may be late, repeat itself and leave out what was replaced meanwhile; versions tell. When it breaks, everything is listed anew.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use lockstep_core::{LeaseTold, VolumeId};
+use tokio_stream::StreamExt as _;
+
+use crate::names;
+use crate::register::Leases;
+use crate::requests::{Kind, Verb};
+
+/// After so long the API server ends a watch, and the next begins where it ended: a connection that died unnoticed is noticed then.
+const WATCH_SECONDS: u32 = 60;
+
+type Place = (VolumeId, u8);
+
+/// What the watch knows.
+#[derive(Debug, Default)]
+struct Seen {
+    there: BTreeSet<Place>,
+    /// Those of a list that is being read.
+    listed: Option<BTreeSet<Place>>,
+}
+
+/// Who hears of what.
+pub(crate) trait Audience {
+    /// Whether the volume runs here. Of all others nothing is kept.
+    fn has(&self, volume: VolumeId) -> bool;
+    /// Tells a volume.
+    fn tell(&self, volume: VolumeId, told: LeaseTold);
+}
+
+/// Watches until it is dropped, and tells each change.
+pub(crate) async fn watch(leases: &Leases, audience: &impl Audience) {
+    let api = loop {
+        match leases.access.leases().await {
+            Ok(api) => break api,
+            Err(reason) => {
+                tracing::warn!(reason, "grant_leases_not_watched");
+                tokio::time::sleep(crate::REQUEST_LIMIT).await;
+            }
+        }
+    };
+    let selector = format!("{}={}", names::KIND_LABEL, Kind::Grants.name());
+    let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
+    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut seen = Seen::default();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => on_event(leases, &mut seen, event, audience),
+            Err(error) => {
+                leases.access.requests.count_failed(Verb::Watch, Kind::Grants);
+                tracing::info!(%error, "grant_leases_watched_anew");
+            }
+        }
+    }
+}
+
+fn on_event(leases: &Leases, seen: &mut Seen, event: Event<Lease>, audience: &impl Audience) {
+    let missing = |at: Place| {
+        if audience.has(at.0) {
+            audience.tell(at.0, leases.missing(at));
+        }
+    };
+    let place = |lease: &Lease| names::parse_grants_name(lease.metadata.name.as_deref()?);
+    match event {
+        Event::Init => {
+            // A list, and a watch from there on. What continues a watch that ended in order is not told here.
+            leases.access.requests.count_sent(Verb::List, Kind::Grants);
+            leases.access.requests.count_sent(Verb::Watch, Kind::Grants);
+            seen.listed = Some(BTreeSet::new());
+        }
+        Event::InitApply(lease) | Event::Apply(lease) => {
+            let Some(at) = place(&lease) else { return };
+            seen.there.insert(at);
+            if let Some(listed) = &mut seen.listed {
+                listed.insert(at);
+            }
+            if audience.has(at.0) {
+                audience.tell(at.0, leases.see_grants(at, lease));
+            }
+        }
+        Event::InitDone => {
+            let listed = seen.listed.take().unwrap_or_default();
+            let gone: Vec<Place> = seen.there.difference(&listed).copied().collect();
+            seen.there = listed;
+            gone.into_iter().for_each(missing);
+        }
+        Event::Delete(lease) => {
+            let Some(at) = place(&lease) else { return };
+            seen.there.remove(&at);
+            missing(at);
+        }
+    }
+}
