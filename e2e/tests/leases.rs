@@ -346,9 +346,10 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
     };
     let waits = wait::until_ok("a waits for b's shard", BOUND, || {
         let status = playground.at("a", &["volume", "status", VOLUME])?;
-        let waiting = status["grants"]["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty());
         ensure!(!foreign.is_finished(), "it did not need the API server");
-        Ok((waiting && status["api_server_trouble"].is_string()).then_some(()))
+        let trouble = status["api_server_trouble"].as_str().unwrap_or_default();
+        ensure!(trouble.contains("-grants-2") && trouble.contains("refused"), "{status}");
+        Ok(Some(()))
     });
     write(&targets[1], 2 * shard_bytes, 12)?;
     kubernetes.server.restart_server()?;
