@@ -90,8 +90,10 @@ fuzz:
 		$(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench: programs
+bench: export LOCKSTEP_KUBE_PROGRAMS ?= $(shell scripts/kube-programs where)
+bench: programs kube
 	@scripts/setup bench
 	$(CARGO) build $(profile) -p lockstep-engine --example floor
 	$(CARGO) build $(profile) -p lockstep-core --example policing_cost
+	$(CARGO) build $(profile) -p lockstep-e2e --example lease_levels
 	$(as_root) $(programs)/bench --profile $(BENCH)

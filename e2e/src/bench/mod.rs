@@ -9,6 +9,7 @@ pub mod case;
 pub mod comparison;
 pub mod faults;
 pub mod figures;
+pub mod leases;
 pub mod levels;
 pub mod machine;
 pub mod probe;

@@ -10,7 +10,7 @@ use lockstep_e2e::bench::case::Case;
 use lockstep_e2e::bench::levels::{Line, of_comparison};
 use lockstep_e2e::bench::report::Report;
 use lockstep_e2e::bench::throughput::{self, Extent};
-use lockstep_e2e::bench::{faults, machine, promises, resync, sharing};
+use lockstep_e2e::bench::{faults, leases, machine, promises, resync, sharing};
 use lockstep_e2e::cleanup::{Cleanup, Scratch};
 
 /// Measures Lockstep against the raw disk, the floor of two files, and qemu-storage-daemon.
@@ -65,10 +65,12 @@ enum Section {
     TakeOver,
     /// Several writers of one volume.
     Sharing,
+    /// Lease policing, at a real API server.
+    Leases,
 }
 
 impl Section {
-    const ALL: [Section; 8] = [
+    const ALL: [Section; 9] = [
         Section::Loads,
         Section::Locality,
         Section::SlowLink,
@@ -77,6 +79,7 @@ impl Section {
         Section::Faults,
         Section::TakeOver,
         Section::Sharing,
+        Section::Leases,
     ];
 }
 
@@ -138,6 +141,7 @@ fn measure(
         Section::Faults => faults::measure_peer(&bed, rounds, cleanup),
         Section::TakeOver => faults::measure_writer(&bed, rounds, cleanup),
         Section::Sharing => sharing::measure(&bed, rounds, duration, cleanup),
+        Section::Leases => leases::measure(),
     }
 }
 

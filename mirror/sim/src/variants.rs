@@ -47,7 +47,7 @@ pub const VARIANTS: [Variant; 72] = [
     variant(Broken::HoldsAfterReboot, &["reboot"], 200),
     variant(Broken::ReadPermissionFromOne, &["half-permission"], 200),
     variant(Broken::NoReadWait, &["cut-reader"], 200),
-    variant(Broken::LateExitReport, &["writer-dies"], 200),
+    variant(Broken::LateExitReport, &["late-report"], 200),
     variant(Broken::ReadOfUncommitted, &["reader", "cut-reader"], 200),
     variant(Broken::ReadOvertaken, &["reader", "cut-reader"], 200),
     variant(Broken::TwoStarts, &["pair", "blackout"], 200),

@@ -36,11 +36,11 @@ fn asked() -> (Cluster, RequestId, RequestId, AskId) {
     cluster.lose(|_, _, message| is_recall(message));
     let waiting = cluster.write(C, 5);
     cluster.run(10);
-    let asks = cluster.sent.iter().filter_map(|(from, _, message)| match message {
+    let mut asks = cluster.sent.iter().filter_map(|(from, _, message)| match message {
         Message::GrantAsk { id, .. } if *from == C => Some(*id),
         _ => None,
     });
-    let ask = asks.last().expect("C has asked");
+    let ask = asks.next_back().expect("C has asked");
     (cluster, acknowledged, waiting, ask)
 }
 

@@ -1,26 +1,39 @@
 //! Writers and replicas that die and start again: what was in flight, what was forgotten, what lands late.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{AttachMode, NodeId};
+use lockstep_core::{AttachMode, Input, NodeId};
 
 use super::Scenario;
 use super::nemesis::{kill, set_hang};
 use super::stage::{
-    A, B, C, D, bring_up, busy, cut_way, even_disks, hot, is_alone, is_done, mend_way, quiet, reach, read, slow_way,
-    take_down, three_and_diskless, vary_lasting, warm, write,
+    A, B, C, D, bring_up, busy, cut_way, even_disks, hot, is_alone, is_done, is_in_sync, mend_way, quiet, reach, read,
+    slow_way, take_down, three_and_diskless, vary_lasting, warm, write,
 };
+use crate::failure::Failure;
 use crate::plan::{DiskPace, Plan, SECOND};
 use crate::rng::Rng;
 use crate::world::{Pattern, World};
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 6] = [
+pub const SCENARIOS: [Scenario; 7] = [
     Scenario {
         name: "writer-dies",
         about: "a writer of a few hot blocks dies in the middle of its writes, more than once",
         share: 4,
         plan: hot_plan,
         script: writer_dies,
+    },
+    Scenario {
+        name: "late-report",
+        about: "a supervisor's report of a run arrives when the next run of the process has long been in sync",
+        share: 1,
+        plan: |rng| {
+            let base = if rng.one_in(2) { Plan::two_replicas() } else { Plan::three_replicas() };
+            let mut plan = vary_lasting(base, rng);
+            even_disks(&mut plan);
+            plan
+        },
+        script: late_report,
     },
     Scenario {
         name: "stacked-writes",
@@ -103,6 +116,31 @@ fn writer_dies(world: &mut World) {
         world.run_for(moment);
         // What has not happened by now would come upon a node that nobody starts again.
         world.triggers.clear();
+    }
+}
+
+fn late_report(world: &mut World) {
+    for _ in 0..2 {
+        if !warm(world) {
+            return;
+        }
+        let node = world.rng.pick(&world.plan.replicas.clone()).unwrap_or(B);
+        let incarnation = world.nodes[&node].incarnation;
+        let outage = world.rng.within(MS, SECOND);
+        kill(world, node, outage);
+        world.run_for(outage + 10 * MS);
+        if !warm(world) {
+            return;
+        }
+        for to in world.plan.nodes.clone().into_iter().filter(|to| *to != node) {
+            world.deliver(to, Input::ProcessExited { node, incarnation, restarting: world.plan.recoverable });
+        }
+        world.run_for(SECOND);
+        if !is_in_sync(world, node) {
+            let told = format!("node {node} lost its place to the report of an earlier run");
+            world.fail(Failure::liveness("report", world.now, told));
+            return;
+        }
     }
 }
 

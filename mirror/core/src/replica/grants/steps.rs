@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::extents::{is_whole, widen};
 use super::table::{Said, Table, TableRules, Waiting};
 use crate::config::Access;
-use crate::ids::{CommandId, NodeId, Time};
+use crate::ids::{AskId, CommandId, GrantNumber, NodeId, Time};
 use crate::input::{CommandError, Reply};
 use crate::message::{Class, Message};
 use crate::range::BlockRange;
@@ -193,14 +193,7 @@ impl Replica {
             Message::GrantAsk { .. } | Message::Released { .. } if granting == Some(self.node) => {
                 self.on_policing_as_granting(from, message);
             }
-            Message::Granted { id, range, number } if granting == Some(from) => {
-                if self.is_of_extents(*range)
-                    && self.is_writer()
-                    && self.grants.holder.granted(*id, *range, *number, self.now)
-                {
-                    self.serve_waiting();
-                }
-            }
+            Message::Granted { id, range, number } if granting == Some(from) => self.on_granted(*id, *range, *number),
             Message::Recall { range, needed, .. } if granting == Some(from) => {
                 if !self.is_of_extents(*range) || !self.is_of_extents(*needed) || !range.contains(*needed) {
                     return;
@@ -210,6 +203,13 @@ impl Replica {
                 self.grants.holder.recalled(message, class, busy, unit, self.now);
             }
             _ => {}
+        }
+    }
+
+    fn on_granted(&mut self, id: AskId, range: BlockRange, number: GrantNumber) {
+        let fits = self.is_of_extents(range) && self.is_writer();
+        if fits && self.grants.holder.granted(id, range, number, self.now) {
+            self.serve_waiting();
         }
     }
 
