@@ -68,6 +68,7 @@ impl Replica {
 
     fn register_failed(&mut self) {
         self.register.asked = None;
+        self.proposer.reached_at = None;
         self.proposer.failures += 1;
         let spread = u64::from(self.node.0) % 8 + u64::from(self.proposer.failures % 3);
         self.proposer.retry_at = self.now.after(self.timing.arbiter_retry + self.timing.arbiter_retry / 8 * spread);
@@ -80,6 +81,9 @@ impl Replica {
             return;
         }
         let Some(asked) = self.register.asked.take() else { return };
+        if answer != RegisterAnswer::Failed {
+            self.proposer.reached_at.get_or_insert(self.now);
+        }
         match (answer, asked.swap) {
             (RegisterAnswer::Found { version, config }, None) => self.on_register_found(asked.change, version, *config),
             (RegisterAnswer::Swapped, Some(config)) => {
