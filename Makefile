@@ -22,10 +22,10 @@ SOAK_SECONDS ?= 1200
 FUZZ_SECONDS ?= 60
 BENCH ?= full
 
-# What `make test` runs of the simulation and of the soak: of one writer ten rounds or half a minute, whichever is first.
+# What `make test` runs of the simulation and of the soak: of one writer ten rounds or twenty seconds, whichever is first.
 TEST_SEEDS ?= 2000
 TEST_ROUNDS ?= 10
-TEST_ROUNDS_SECONDS ?= 30
+TEST_ROUNDS_SECONDS ?= 20
 TEST_SOAK_SECONDS ?= 60
 
 # One profile for tests, demo, soak and bench, so that each crate is compiled once.
