@@ -13,8 +13,8 @@ use lockstep_core::message::Uncommitted;
 use lockstep_core::{
     Access, Ack, Arbiter, AskId, AttachMode, Attachment, Ballot, BlockRange, BootId, Class, Config, Digest, DirtyMap,
     Epoch, FlushId, Frame, Generation, GrantNumber, Incarnation, Joining, Message, Meta, MetaUpdate, Net, NodeId,
-    OnQuorumLoss, ReadId, RecallId, Refusal, RegionIndex, RequestTag, Round, SessionId, Settings, Stamp, VolumeId,
-    VoterId, VoterState, WriteId, WriteKind,
+    OnQuorumLoss, Policing, ReadId, RecallId, Refusal, RegionIndex, RequestTag, Round, SessionId, Settings, Stamp,
+    VolumeId, VoterId, VoterState, WriteId, WriteKind,
 };
 use lockstep_format::disk::{self, Journal, Owner, Superblock};
 use lockstep_format::wire::frame::payload_bytes;
@@ -38,6 +38,7 @@ fn config() -> Config {
             access: Access::SingleWriter,
             arbiter: Arbiter::Peers,
             extent_blocks: 256,
+            policing: Policing::Peer,
         },
         priority: Class::Normal,
         replicas: BTreeSet::from([A, B]),

@@ -201,6 +201,7 @@ impl Cluster {
             | Effect::DiskResize { .. }
             | Effect::FailDevice
             | Effect::Event(_)
+            | Effect::Lease { .. }
             | Effect::RegisterRead { .. }
             | Effect::RegisterSwap { .. } => return,
         };
