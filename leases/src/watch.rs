@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use lockstep_core::{LeaseTold, VolumeId};
 use tokio_stream::StreamExt as _;
@@ -18,6 +20,11 @@ use crate::requests::{Kind, Verb};
 /// After so long the API server ends a watch, and the next begins where it ended: a connection that died unnoticed is noticed then.
 const WATCH_SECONDS: u32 = 60;
 
+/// A watch that broke is begun again after this long, later attempts after up to the longest. An API server that is back has writers
+/// waiting for it: a holder that does not watch does not hear that they do.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_LONGEST: Duration = Duration::from_secs(3);
+
 type Place = (VolumeId, u8);
 
 /// What the watch knows.
@@ -26,6 +33,25 @@ struct Seen {
     there: BTreeSet<Place>,
     /// Those of a list that is being read.
     listed: Option<BTreeSet<Place>>,
+}
+
+/// Time before the next attempt.
+struct Again(Duration);
+
+impl Iterator for Again {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(AGAIN_LONGEST);
+        Some(wait)
+    }
+}
+
+impl Backoff for Again {
+    fn reset(&mut self) {
+        self.0 = AGAIN;
+    }
 }
 
 /// Who hears of what.
@@ -49,7 +75,7 @@ pub(crate) async fn watch(leases: &Leases, audience: &impl Audience) {
     };
     let selector = format!("{}={}", names::KIND_LABEL, Kind::Grants.name());
     let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config).backoff(Again(AGAIN)));
     let mut seen = Seen::default();
     while let Some(event) = events.next().await {
         match event {
@@ -97,5 +123,18 @@ fn on_event(leases: &Leases, seen: &mut Seen, event: Event<Lease>, audience: &im
             seen.there.remove(&at);
             missing(at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_server_that_is_back_is_watched_within_seconds() {
+        let mut again = Again(AGAIN);
+        assert!(again.by_ref().take(100).all(|wait| wait >= AGAIN && wait <= AGAIN_LONGEST));
+        again.reset();
+        assert_eq!(again.next(), Some(AGAIN));
     }
 }
