@@ -21,7 +21,7 @@ use crate::object;
 use crate::requests::{Kind, Requests};
 
 /// What an operator does about a register that is lost.
-const REMEDY: &str = "I/O goes on while no replica is lost. Restore the Lease from what a node knows, or stop whoever changes it: \
+const REMEDY: &str = "I/O goes on while no replica is lost. Restore the Lease from a saved copy, or stop whoever changes it: \
     docs/troubleshooting.md";
 
 /// Why a register was not made.

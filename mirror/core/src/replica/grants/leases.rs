@@ -483,6 +483,13 @@ impl Replica {
                 all.push(WaitingStatus { node, range, class, waited: self.now.since(since) });
             }
         }
+        // What this node could not yet write into a Lease waits all the same.
+        for ask in self.grants.holder.asks() {
+            if !all.iter().any(|told| told.node == self.node && told.range.overlaps(ask.range)) {
+                let waited = self.now.since(ask.since);
+                all.push(WaitingStatus { node: self.node, range: ask.range, class: ask.class, waited });
+            }
+        }
         all
     }
 }
