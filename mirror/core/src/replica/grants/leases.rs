@@ -478,7 +478,7 @@ impl Replica {
             let mut wishes = shard.current(epoch).map(|lease| lease.wishes.clone()).unwrap_or_default();
             while let Some((next, _)) = shard.next_in_line(&wishes, self.now) {
                 wishes.retain(|wish| *wish != next);
-                let since = shard.waiters.iter().find(|(node, _)| *node == next.node).map_or(self.now, |(_, at)| *at);
+                let since = shard.waits_since(next.node, self.now);
                 let (node, class, range) = (next.node, next.class, layout.range(index));
                 all.push(WaitingStatus { node, range, class, waited: self.now.since(since) });
             }

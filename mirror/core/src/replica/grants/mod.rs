@@ -19,9 +19,20 @@ pub(super) mod table;
 use crate::config::{Access, Settings};
 use crate::ids::{Epoch, GrantNumber, NodeId, Time};
 use crate::lease::Policing as By;
+use crate::message::Class;
 use crate::range::BlockRange;
+use crate::timing::MS;
 
 pub(super) use steps::Policing;
+
+/// Waiting this long raises a class by one.
+const AGEING: u64 = 250 * MS;
+
+/// The class that counts for what has waited so long, whoever polices.
+fn aged(class: Class, waited: u64) -> Class {
+    let raised = (class as u64).saturating_add(waited / AGEING);
+    u8::try_from(raised).ok().and_then(Class::from_number).unwrap_or(Class::Recovery)
+}
 
 /// What this member holds, and what it has seen others hold.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +80,7 @@ impl Grants {
 
     /// The number under which this member writes here, where grants are of ranges.
     pub fn number_of(&self, range: BlockRange, settings: &Settings) -> GrantNumber {
-        match shards::Layout::of(settings, u64::MAX / 2) {
+        match shards::Layout::without_end(settings) {
             Some(layout) => self.numbers.over(layout.touched(range)),
             None => self.holder.number,
         }
@@ -77,7 +88,7 @@ impl Grants {
 
     /// A write to this range starts.
     pub fn note_write(&mut self, range: BlockRange, settings: &Settings, number: GrantNumber, now: Time) {
-        if let Some(layout) = shards::Layout::of(settings, u64::MAX / 2) {
+        if let Some(layout) = shards::Layout::without_end(settings) {
             self.numbers.raise(layout.touched(range), number);
         }
         self.holder.note_write(range, settings.extent_blocks, now);

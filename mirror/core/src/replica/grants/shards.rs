@@ -11,15 +11,13 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::aged;
 use crate::config::Settings;
 use crate::ids::{Epoch, GrantNumber, Incarnation, LeaseAsk, NodeId, Time};
 use crate::lease::{GrantLease, Policing, Wish};
 use crate::message::Class;
 use crate::range::BlockRange;
-use crate::timing::MS;
 
-/// Waiting this long raises a class by one.
-const AGEING: u64 = 250 * MS;
 /// Wishes that a Lease has room for: more writers than a volume can have.
 const WISHES_MAX: usize = 64;
 
@@ -34,9 +32,14 @@ pub(in crate::replica) struct Layout {
 impl Layout {
     /// [`None`] unless Leases police the volume.
     pub fn of(settings: &Settings, size_blocks: u64) -> Option<Layout> {
-        let Policing::Lease { shards, shard_blocks } = settings.policing else { return None };
         let end = size_blocks.div_ceil(settings.extent_blocks) * settings.extent_blocks;
-        Some(Layout { count: u64::from(shards), blocks: shard_blocks, end })
+        Layout::without_end(settings).map(|layout| Layout { end, ..layout })
+    }
+
+    /// For the question which shards a range lies in, which does not depend on the volume's size.
+    pub fn without_end(settings: &Settings) -> Option<Layout> {
+        let Policing::Lease { shards, shard_blocks } = settings.policing else { return None };
+        Some(Layout { count: u64::from(shards), blocks: shard_blocks, end: u64::MAX })
     }
 
     pub fn count(&self) -> usize {
@@ -134,9 +137,12 @@ impl Shard {
 
     /// Class of a wish, raised by how long it has been seen to wait.
     fn rank(&self, wish: &Wish, now: Time) -> Class {
-        let seen = self.waiters.iter().find(|(node, _)| *node == wish.node).map_or(now, |(_, since)| *since);
-        let raised = (wish.class as u64).saturating_add(now.since(seen) / AGEING);
-        u8::try_from(raised).ok().and_then(Class::from_number).unwrap_or(Class::Recovery)
+        aged(wish.class, now.since(self.waits_since(wish.node, now)))
+    }
+
+    /// Since when a node has been seen to wait here: now, if it has not been.
+    pub fn waits_since(&self, node: NodeId, now: Time) -> Time {
+        self.waiters.iter().find(|(waiter, _)| *waiter == node).map_or(now, |(_, since)| *since)
     }
 
     /// Who is next, with the class that counts: highest class first, then in order of arrival.

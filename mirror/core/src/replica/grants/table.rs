@@ -11,13 +11,10 @@
 use alloc::vec::Vec;
 
 use super::extents::{RangeMap, is_whole, widen};
+use super::{AGEING, aged};
 use crate::ids::{AskId, Epoch, GrantNumber, NodeId, RecallId, Time};
 use crate::message::{Class, Message};
 use crate::range::BlockRange;
-use crate::timing::MS;
-
-/// Waiting this long raises a class by one.
-const AGEING: u64 = 250 * MS;
 
 /// A recall reaches at most this many extents beyond what is needed, each way: what it says is kept must stay short.
 const RECALL_EXTENTS: u64 = 256;
@@ -45,8 +42,7 @@ pub(in crate::replica) struct Waiting {
 impl Waiting {
     /// The class that counts, after so long.
     pub fn effective(&self, now: Time) -> Class {
-        let raised = (self.class as u64).saturating_add(now.since(self.since) / AGEING);
-        u8::try_from(raised).ok().and_then(Class::from_number).unwrap_or(Class::Recovery)
+        aged(self.class, now.since(self.since))
     }
 }
 
