@@ -5,7 +5,7 @@ use lockstep_core::{Arbiter, Config};
 use super::Scenario;
 use super::general::vary;
 use super::nemesis::{ANYTHING, Wrath, rage};
-use super::sharing::shared;
+use super::sharing::several;
 use super::stage::warm;
 use crate::plan::{Plan, SECOND};
 use crate::world::World;
@@ -33,11 +33,7 @@ pub const SCENARIOS: [Scenario; 5] = [
         name: "lease-writers",
         about: "several writers, and a register elsewhere, under any faults",
         share: 15,
-        plan: |rng| match rng.below(3) {
-            0 => kept_elsewhere(shared(pair(), &[1, 2], rng)),
-            1 => kept_elsewhere(shared(Plan::three_replicas(), &[1, 2, 3], rng)),
-            _ => kept_elsewhere(shared(Plan::diskless_writer(), &[1, 2, 4], rng)),
-        },
+        plan: |rng| kept_elsewhere(several(pair(), rng)),
         script: |world| rage(world, ANY),
     },
     Scenario {
@@ -69,13 +65,15 @@ pub const SCENARIOS: [Scenario; 5] = [
 /// Everything, and trouble with the register.
 const ANY: Wrath = Wrath { register: 20, ..ANYTHING };
 
-fn pair() -> Plan {
+/// Two nodes, and nobody else.
+pub fn pair() -> Plan {
     let mut plan = Plan::two_replicas();
     plan.nodes.truncate(2);
     plan
 }
 
-fn kept_elsewhere(mut plan: Plan) -> Plan {
+/// A register elsewhere keeps the configuration: nobody votes.
+pub fn kept_elsewhere(mut plan: Plan) -> Plan {
     plan.settings.arbiter = Arbiter::Lease;
     plan.tie_breaker = None;
     plan

@@ -1,12 +1,13 @@
 //! Leases police: who may write a shard stands in an object elsewhere.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Access, Arbiter, AttachMode, Class, GrantLease, NodeId, Policing};
+use lockstep_core::{Access, GrantLease, Policing};
 
 use super::Scenario;
 use super::general::vary;
+use super::lease::{kept_elsewhere, pair};
 use super::nemesis::{ANYTHING, Wrath, kill, rage};
-use super::sharing::{shared, unsettled_grant};
+use super::sharing::{several, shared, two_before_one, undisturbed, unsettled_grant};
 use super::stage::{A, B, even_disks, hot, warm};
 use crate::plan::{Mix, Plan, SECOND};
 use crate::rng::Rng;
@@ -18,7 +19,7 @@ pub const SCENARIOS: [Scenario; 11] = [
         name: "shards",
         about: "several writers under Lease policing, and any faults",
         share: 30,
-        plan: |rng| policed(several(rng), rng),
+        plan: |rng| policed(several(pair(), rng), rng),
         script: |world| rage(world, ANY),
     },
     Scenario {
@@ -70,7 +71,6 @@ pub const SCENARIOS: [Scenario; 11] = [
             let mut plan = calm(rng);
             plan.load.mix = Mix { read: 10, write: 90, fua: 0, flush: 0, zeroes: 0, discard: 0 };
             plan.expect.stall_max = None;
-            plan.expect.no_recovery = false;
             plan
         },
         script: cut_off,
@@ -80,7 +80,7 @@ pub const SCENARIOS: [Scenario; 11] = [
         about: "grant Leases are edited to nonsense, deleted and restored from a backup",
         share: 6,
         plan: |rng| {
-            let mut plan = policed(several(rng), rng);
+            let mut plan = policed(several(pair(), rng), rng);
             // What a backup gives away a second time only the replicas can refuse.
             plan.expect.forged = true;
             plan
@@ -154,24 +154,9 @@ pub const SCENARIOS: [Scenario; 11] = [
 /// Everything, and trouble with the API server.
 const ANY: Wrath = Wrath { register: 30, reset: 10, ..ANYTHING };
 
-fn pair() -> Plan {
-    let mut plan = Plan::two_replicas();
-    plan.nodes.truncate(2);
-    plan
-}
-
-fn several(rng: &mut Rng) -> Plan {
-    match rng.below(3) {
-        0 => shared(pair(), &[1, 2], rng),
-        1 => shared(Plan::three_replicas(), &[1, 2, 3], rng),
-        _ => shared(Plan::diskless_writer(), &[1, 2, 4], rng),
-    }
-}
-
 /// Leases keep the configuration, and police.
-pub fn policed(mut plan: Plan, rng: &mut Rng) -> Plan {
-    plan.settings.arbiter = Arbiter::Lease;
-    plan.tie_breaker = None;
+fn policed(plan: Plan, rng: &mut Rng) -> Plan {
+    let mut plan = kept_elsewhere(plan);
     let shards = match plan.settings.access {
         Access::SingleWriter => 1,
         Access::MultiWriter => rng.pick(&[1, 2, 3, 5, 16]).unwrap_or(1),
@@ -181,12 +166,8 @@ pub fn policed(mut plan: Plan, rng: &mut Rng) -> Plan {
 }
 
 fn calm(rng: &mut Rng) -> Plan {
-    let mut plan = policed(several(rng), rng);
-    plan.active = 4 * SECOND;
-    plan.disk.slowest = plan.disk.slowest.min(2 * MS);
+    let mut plan = undisturbed(policed(several(pair(), rng), rng));
     plan.load.depth = plan.load.depth.min(4);
-    plan.expect.no_errors = true;
-    plan.expect.no_expulsion = true;
     plan.expect.stall_max = Some(3 * SECOND);
     plan
 }
@@ -293,12 +274,8 @@ fn wide(rng: &mut Rng) -> Plan {
 }
 
 fn low_priority(rng: &mut Rng) -> Plan {
-    let mut plan = busy(calm(rng));
-    plan.attach = [1, 2, 3].map(|node| (NodeId(node), AttachMode::ReadWrite)).to_vec();
-    plan.nodes = [1, 2, 3].map(NodeId).to_vec();
+    let mut plan = two_before_one(busy(calm(rng)));
     plan.settings.policing = Policing::lease(1, plan.size_blocks, plan.settings.extent_blocks);
-    plan.load.depth = 1;
-    plan.classes = [(NodeId(1), Class::High), (NodeId(2), Class::High), (NodeId(3), Class::Low)].into();
     plan.expect.stall_max = Some(2 * SECOND);
     plan
 }

@@ -126,12 +126,21 @@ pub fn shared(mut plan: Plan, writers: &[u32], rng: &mut Rng) -> Plan {
     plan
 }
 
-fn calm(rng: &mut Rng) -> Plan {
-    let mut plan = match rng.below(3) {
-        0 => shared(Plan::two_replicas(), &[1, 2], rng),
+/// Two or three writers: of two replicas, as `two` has them; of three; or one of them without a replica.
+pub fn several(two: Plan, rng: &mut Rng) -> Plan {
+    match rng.below(3) {
+        0 => shared(two, &[1, 2], rng),
         1 => shared(Plan::three_replicas(), &[1, 2, 3], rng),
         _ => shared(Plan::diskless_writer(), &[1, 2, 4], rng),
-    };
+    }
+}
+
+fn calm(rng: &mut Rng) -> Plan {
+    undisturbed(several(Plan::two_replicas(), rng))
+}
+
+/// No fault, and nothing that one would excuse.
+pub fn undisturbed(mut plan: Plan) -> Plan {
     plan.active = 4 * SECOND;
     plan.disk.slowest = plan.disk.slowest.min(2 * MS);
     plan.expect.no_errors = true;
@@ -207,12 +216,17 @@ fn busy(mut plan: Plan) -> Plan {
     plan
 }
 
-fn low_priority(rng: &mut Rng) -> Plan {
-    let mut plan = busy(calm(rng));
+/// Three nodes write, two of them at high priority and one at low, one request at a time.
+pub fn two_before_one(mut plan: Plan) -> Plan {
     plan.attach = [1, 2, 3].map(|node| (NodeId(node), AttachMode::ReadWrite)).to_vec();
     plan.nodes = [1, 2, 3].map(NodeId).to_vec();
     plan.load.depth = 1;
     plan.classes = [(NodeId(1), Class::High), (NodeId(2), Class::High), (NodeId(3), Class::Low)].into();
+    plan
+}
+
+fn low_priority(rng: &mut Rng) -> Plan {
+    let mut plan = two_before_one(busy(calm(rng)));
     // A low request outranks high ones after three quarters of a second at the latest.
     plan.expect.stall_max = Some(1_300 * MS);
     plan
