@@ -16,5 +16,6 @@ pub mod random;
 pub mod replicas;
 pub mod soak;
 pub mod status;
+pub mod turn;
 
 pub use lockstep_processes::{cleanup, command, wait};

@@ -22,6 +22,8 @@ use std::time::Duration;
 pub const CLI_BOUND: Duration = Duration::from_secs(60);
 /// For a volume of test size to be whole again after everything runs again.
 pub const HEAL_BOUND: Duration = Duration::from_secs(90);
+/// For agents and engines that have just been started to answer.
+const AGENT_BOUND: Duration = Duration::from_secs(20);
 
 /// The `lockstep` program.
 #[derive(Clone, Debug)]
@@ -249,6 +251,14 @@ impl Playground {
         self.at(node, &["volume", "detach", volume]).map(|_| ())
     }
 
+    /// Detaches a volume, unless the node was expelled meanwhile and has nothing to detach.
+    pub fn detach_if_attached(&self, node: &str, volume: &str) -> Result<()> {
+        match self.detach(node, volume) {
+            Err(error) if refusal(&error).is_some_and(|refusal| refusal.kind == "state_forbids") => Ok(()),
+            other => other,
+        }
+    }
+
     /// What a node says of a volume.
     pub fn status(&self, node: &str, volume: &str) -> Result<VolumeStatus> {
         self.parse_at(node, &["volume", "status", volume])
@@ -372,6 +382,14 @@ impl Playground {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(*alive, "the playground is destroyed");
         work()
+    }
+
+    /// Waits until every node's agent and engine answer.
+    pub fn wait_answers(&self) -> Result<()> {
+        for node in self.nodes() {
+            wait::until_ok(&format!("{node} answers"), AGENT_BOUND, || self.at(node, &["volume", "list"]).map(Some))?;
+        }
+        Ok(())
     }
 
     /// Waits until every one of these nodes sees every replica in sync and nothing joining.

@@ -8,10 +8,11 @@ use lockstep_e2e::playground::Fault;
 use lockstep_e2e::random::Random;
 use lockstep_e2e::soak::{Cluster, ClusterStart, FrontEnd, OPERATION_BOUND, VOLUME};
 use lockstep_e2e::status::VolumeStatus;
+use lockstep_e2e::turn::turn;
 use lockstep_e2e::wait;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 const WRITER: &str = "a";
@@ -22,12 +23,6 @@ const DISK_BYTES: u64 = 448 << 20;
 /// A disk that fails leaves at once, one that hangs after 10 s: with room for a busy machine.
 const LEAVE_BOUND: Duration = Duration::from_secs(20);
 const OPERATIONS: u64 = 300;
-
-/// Each test runs nodes of its own; two at once would only make each other slow.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A cluster of which some nodes have a disk that fails on command. Dropped from top to bottom.
 struct Troubled {

@@ -6,14 +6,15 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use lockstep_apiserver::ApiServer;
 use lockstep_e2e::cleanup::Cleanup;
-use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, LoadProfile, Target};
+use lockstep_e2e::load::{LoadProfile, Target};
 use lockstep_e2e::playground::{Fault, Playground, refusal};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::soak::{Cluster, ClusterStart, FINISH_BOUND, OPERATION_BOUND, VOLUME};
+use lockstep_e2e::turn::turn;
 use lockstep_e2e::wait;
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
@@ -27,11 +28,6 @@ const BOUND: Duration = Duration::from_secs(30);
 const WRONG_INPUT: i32 = 2;
 const STATE_FORBIDS: i32 = 3;
 const NOT_REACHABLE: i32 = 4;
-
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The API server and what meddles with its objects.
 struct Kubernetes {
@@ -285,18 +281,6 @@ fn changes_get_through_when_somebody_stops_changing_the_lease() -> Result<()> {
     running.finish()
 }
 
-fn write(target: &Target, offset: u64, byte: u8) -> Result<()> {
-    let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
-    buffer.bytes_mut().fill(byte);
-    Ok(target.open()?.write(offset, buffer.bytes())?)
-}
-
-fn read(target: &Target, offset: u64) -> Result<u8> {
-    let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
-    target.open()?.read(offset, buffer.bytes_mut())?;
-    Ok(buffer.bytes()[0])
-}
-
 #[test]
 fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others_shards() -> Result<()> {
     let _turn = turn();
@@ -318,17 +302,17 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
     let mut longest = Duration::ZERO;
     for round in 0..30u8 {
         let started = Instant::now();
-        write(&targets[usize::from(round) % 3], 4096, round + 1)?;
+        targets[usize::from(round) % 3].fill_block(4096, round + 1)?;
         longest = longest.max(started.elapsed());
         for target in &targets {
-            ensure!(read(target, 4096)? == round + 1, "round {round}: a completed write is not seen");
+            ensure!(target.block_byte(4096)? == round + 1, "round {round}: a completed write is not seen");
         }
     }
     println!("a shard changed hands within {longest:?}");
     // Each has a shard of its own.
     let shard_bytes = SIZE_BYTES / 4;
     for (target, shard) in targets.iter().zip(1u8..) {
-        write(target, u64::from(shard) * shard_bytes, shard)?;
+        target.fill_block(u64::from(shard) * shard_bytes, shard)?;
     }
     let status = playground.at("b", &["volume", "status", VOLUME])?;
     let shards = status["grants"]["shards"].as_array().context("shards")?;
@@ -338,11 +322,11 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
     // Away: what each holds it writes; another's waits, and comes through afterwards.
     kubernetes.server.stop_server()?;
     for (target, shard) in targets.iter().zip(1u8..) {
-        write(target, u64::from(shard) * shard_bytes, shard + 10)?;
+        target.fill_block(u64::from(shard) * shard_bytes, shard + 10)?;
     }
     let foreign = {
         let target = targets[0].clone();
-        std::thread::spawn(move || write(&target, 2 * shard_bytes, 99))
+        std::thread::spawn(move || target.fill_block(2 * shard_bytes, 99))
     };
     let waits = wait::until_ok("a waits for b's shard", BOUND, || {
         let status = playground.at("a", &["volume", "status", VOLUME])?;
@@ -351,7 +335,7 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
         ensure!(trouble.contains("-grants-2") && trouble.contains("refused"), "{status}");
         Ok(Some(()))
     });
-    write(&targets[1], 2 * shard_bytes, 12)?;
+    targets[1].fill_block(2 * shard_bytes, 12)?;
     kubernetes.server.restart_server()?;
     waits?;
     match foreign.join() {
@@ -360,7 +344,7 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
     }
     for (target, shard) in targets.iter().zip(1u8..) {
         let wanted = if shard == 2 { 99 } else { shard + 10 };
-        ensure!(read(target, u64::from(shard) * shard_bytes)? == wanted, "shard {shard}");
+        ensure!(target.block_byte(u64::from(shard) * shard_bytes)? == wanted, "shard {shard}");
     }
 
     // One is deleted, and another edited: everybody comes to an agreement again, and writes.
@@ -376,8 +360,8 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
     }
     let started = Instant::now();
     for shard in [1, 3] {
-        write(&targets[1], shard * shard_bytes, 77)?;
-        ensure!(read(&targets[2], shard * shard_bytes)? == 77);
+        targets[1].fill_block(shard * shard_bytes, 77)?;
+        ensure!(targets[2].block_byte(shard * shard_bytes)? == 77);
     }
     println!("written in meddled shards after {:?}", started.elapsed());
     for node in ["a", "b", "c"] {

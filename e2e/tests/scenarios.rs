@@ -6,9 +6,10 @@ use lockstep_e2e::load::LoadProfile;
 use lockstep_e2e::playground::{Fault, refusal};
 use lockstep_e2e::random::Random;
 use lockstep_e2e::soak::{Cluster, ClusterStart, FINISH_BOUND, OPERATION_BOUND, VOLUME, Writer};
+use lockstep_e2e::turn::turn;
 use lockstep_e2e::wait;
 use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 const SIZE_BYTES: u64 = 64 << 20;
@@ -17,11 +18,6 @@ const OPERATIONS: u64 = 300;
 const LEAVE_BOUND: Duration = Duration::from_secs(20);
 /// A restarted member waits 10 s for the others before it starts alone.
 const ALONE_BOUND: Duration = Duration::from_secs(40);
-
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 struct Running {
     cluster: Cluster,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lockstep_e2e::cleanup::Cleanup;
-use lockstep_e2e::load::{AlignedBuffer, BLOCK_BYTES, Target};
+use lockstep_e2e::load::Target;
 use lockstep_e2e::playground::{Playground, refusal};
 use serde_json::Value;
 
@@ -51,20 +51,6 @@ impl Shared {
     }
 }
 
-fn write(target: &Target, offset: u64, byte: u8) -> Result<()> {
-    let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
-    buffer.bytes_mut().fill(byte);
-    Ok(target.open()?.write(offset, buffer.bytes())?)
-}
-
-fn read(target: &Target, offset: u64) -> Result<u8> {
-    let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
-    target.open()?.read(offset, buffer.bytes_mut())?;
-    let bytes = buffer.bytes();
-    ensure!(bytes.iter().all(|byte| *byte == bytes[0]), "a block of two writes");
-    Ok(bytes[0])
-}
-
 #[test]
 fn three_nodes_write_one_volume_and_see_each_other_at_once() -> Result<()> {
     let shared = start()?;
@@ -72,9 +58,12 @@ fn three_nodes_write_one_volume_and_see_each_other_at_once() -> Result<()> {
     let targets = [shared.attach("a")?, shared.attach("b")?, shared.attach("c")?];
     for round in 0..30u8 {
         let writer = &targets[usize::from(round) % 3];
-        write(writer, 5 * EXTENT_BYTES, round + 1)?;
+        writer.fill_block(5 * EXTENT_BYTES, round + 1)?;
         for reader in &targets {
-            ensure!(read(reader, 5 * EXTENT_BYTES)? == round + 1, "a completed write is not seen in round {round}");
+            ensure!(
+                reader.block_byte(5 * EXTENT_BYTES)? == round + 1,
+                "a completed write is not seen in round {round}"
+            );
         }
     }
     let given: u64 = ["a", "b", "c"]
@@ -89,15 +78,15 @@ fn three_nodes_write_one_volume_and_see_each_other_at_once() -> Result<()> {
 fn one_writer_holds_everything_after_its_first_write_and_migration_moves_all_of_it() -> Result<()> {
     let shared = start()?;
     let (a, b) = (shared.attach("a")?, shared.attach("b")?);
-    write(&a, 0, 1)?;
+    a.fill_block(0, 1)?;
     ensure!(shared.held_bytes("a")? == SIZE_BYTES, "a holds {} bytes", shared.held_bytes("a")?);
     let moved = shared.playground.at("a", &["volume", "migrate", VOLUME, "--to", "b"])?;
     ensure!(moved["node"] == "b" && moved["took_us"].as_u64().is_some_and(|us| us > 0), "{moved}");
     ensure!(shared.held_bytes("b")? == SIZE_BYTES && shared.held_bytes("a")? == 0, "{}", shared.grants("a")?);
     // Both stay attached, and either can go on.
-    write(&b, 0, 2)?;
-    write(&a, 8 * EXTENT_BYTES, 3)?;
-    ensure!(read(&a, 0)? == 2 && read(&b, 8 * EXTENT_BYTES)? == 3);
+    b.fill_block(0, 2)?;
+    a.fill_block(8 * EXTENT_BYTES, 3)?;
+    ensure!(a.block_byte(0)? == 2 && b.block_byte(8 * EXTENT_BYTES)? == 3);
     Ok(())
 }
 
@@ -105,12 +94,12 @@ fn one_writer_holds_everything_after_its_first_write_and_migration_moves_all_of_
 fn priority_is_changed_live_and_what_makes_no_sense_is_refused() -> Result<()> {
     let shared = start()?;
     let a = shared.attach("a")?;
-    write(&a, 0, 1)?;
+    a.fill_block(0, 1)?;
     let status = shared.playground.at("a", &["volume", "priority", VOLUME, "high"])?;
     ensure!(status["priority"] == "high" && status["access"] == "multi-writer", "{status}");
     let status = shared.playground.at("b", &["volume", "status", VOLUME])?;
     ensure!(status["priority"] == "high", "{status}");
-    write(&a, 0, 2)?;
+    a.fill_block(0, 2)?;
     shared.refused(2, &["volume", "migrate", VOLUME, "--to", "nobody"])?;
     let message = shared.refused(3, &["volume", "migrate", VOLUME, "--to", "b"])?;
     ensure!(message.contains("not attached"), "{message}");

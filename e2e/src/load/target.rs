@@ -1,8 +1,9 @@
 //! What the load writes to: a block device (or a file) by O_DIRECT, or an NBD socket.
 
 use super::nbd::NbdClient;
+use super::{AlignedBuffer, BLOCK_BYTES};
 use crate::status::Attachment;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -41,6 +42,22 @@ impl Target {
             }
             (None, None) => Err(anyhow!("the attachment names neither device nor socket: {attachment:?}")),
         }
+    }
+
+    /// Opens it for one write: a whole block of this byte.
+    pub fn fill_block(&self, offset: u64, byte: u8) -> Result<()> {
+        let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
+        buffer.bytes_mut().fill(byte);
+        Ok(self.open()?.write(offset, buffer.bytes())?)
+    }
+
+    /// Opens it for one read: the byte that fills a whole block.
+    pub fn block_byte(&self, offset: u64) -> Result<u8> {
+        let mut buffer = AlignedBuffer::new(BLOCK_BYTES);
+        self.open()?.read(offset, buffer.bytes_mut())?;
+        let bytes = buffer.bytes();
+        ensure!(bytes.iter().all(|byte| *byte == bytes[0]), "a block of two writes");
+        Ok(bytes[0])
     }
 
     /// Opens it.

@@ -2,10 +2,9 @@
 
 use crate::cleanup::Cleanup;
 use crate::load::{LoadProfile, LoadSession, Recorder, RecorderLimits, Target, scan};
-use crate::playground::{Fault, Playground, refusal};
+use crate::playground::{Fault, Playground};
 use crate::random::Random;
 use crate::replicas;
-use crate::wait;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lockstep_sim::history::Moment;
 use std::path::{Path, PathBuf};
@@ -19,7 +18,6 @@ pub const VOLUME: &str = "soak";
 pub const OPERATION_BOUND: Duration = Duration::from_secs(15);
 /// For the operations of a session to end once everything runs again.
 pub const FINISH_BOUND: Duration = Duration::from_secs(30);
-const AGENT_BOUND: Duration = Duration::from_secs(20);
 
 /// How a volume is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,19 +158,12 @@ impl Cluster {
 
     /// Detaches; the load must have been finished. A node that was expelled meanwhile has nothing to detach.
     pub fn detach(&self, node: &str) -> Result<()> {
-        match self.playground.detach(node, VOLUME) {
-            Err(error) if refusal(&error).is_some_and(|refusal| refusal.kind == "state_forbids") => Ok(()),
-            other => other,
-        }
+        self.playground.detach_if_attached(node, VOLUME)
     }
 
     /// Waits until every node's agent and engine answer, and every replica is in sync.
     pub fn wait_whole(&self) -> Result<()> {
-        for node in self.playground.nodes() {
-            wait::until_ok(&format!("{node} answers"), AGENT_BOUND, || {
-                self.playground.at(node, &["volume", "list"]).map(Some)
-            })?;
-        }
+        self.playground.wait_answers()?;
         self.playground.wait_whole(&self.replica_nodes, VOLUME)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{LOAD_BYTES, OPERATIONS, SIZE_BYTES, SharingSummary};
 use crate::load::{LoadProfile, LoadSession, Recorder, RecorderLimits, Target, scan};
-use crate::playground::{Fault, Playground, refusal};
+use crate::playground::{Fault, Playground};
 use crate::random::Random;
 use crate::replicas;
 use crate::soak::cluster::{FINISH_BOUND, FrontEnd, OPERATION_BOUND, VOLUME, Writer};
@@ -11,8 +11,6 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-
-const AGENT_BOUND: Duration = Duration::from_secs(20);
 
 /// The playground, the loads on it and what they recorded.
 pub(super) struct Writers {
@@ -134,19 +132,12 @@ impl Writers {
     }
 
     fn detach(&self, node: &str) -> Result<()> {
-        match self.playground.detach(node, VOLUME) {
-            Err(error) if refusal(&error).is_some_and(|refusal| refusal.kind == "state_forbids") => Ok(()),
-            other => other.with_context(|| format!("detach on {node}")),
-        }
+        self.playground.detach_if_attached(node, VOLUME).with_context(|| format!("detach on {node}"))
     }
 
     /// Every agent and engine answers, and every replica is in sync.
     pub fn wait_whole(&self) -> Result<()> {
-        for node in self.playground.nodes() {
-            wait::until_ok(&format!("{node} answers"), AGENT_BOUND, || {
-                self.playground.at(node, &["volume", "list"]).map(Some)
-            })?;
-        }
+        self.playground.wait_answers()?;
         self.playground.wait_whole(&self.replica_nodes, VOLUME)
     }
 
