@@ -333,6 +333,8 @@ fn several_nodes_write_under_leases_and_need_the_api_server_only_for_each_others
         ensure!(!foreign.is_finished(), "it did not need the API server");
         let trouble = status["api_server_trouble"].as_str().unwrap_or_default();
         ensure!(trouble.contains("-grants-2") && trouble.contains("refused"), "{status}");
+        let waiting = status["grants"]["waiting"].as_array().is_some_and(|waiting| !waiting.is_empty());
+        ensure!(waiting, "nobody is shown to wait: {status}");
         Ok(Some(()))
     });
     targets[1].fill_block(2 * shard_bytes, 12)?;
