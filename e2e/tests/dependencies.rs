@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-sim", &["lockstep-format", "lockstep-core"]),
     ("lockstep-leases", &["lockstep-format", "lockstep-core"]),
     ("lockstep-proto", &[]),
+    ("lockstep-csi", &["lockstep-proto"]),
     ("lockstep-node", &["lockstep-engine", "lockstep-leases", "lockstep-format", "lockstep-core", "lockstep-proto"]),
     // The simulator for its checker of histories.
     ("lockstep-e2e", &["lockstep-proto", "lockstep-processes", "lockstep-sim"]),
@@ -48,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ),
     ("lockstep-format", &["tokio", "kube", "tonic", "prost", "hyper", "mio", "nix", "io-uring", "socket2"]),
     ("lockstep-engine", &["kube", "tonic", "prost"]),
+    ("lockstep-csi", &["kube", "k8s-openapi", "io-uring", "nix"]),
     ("lockstep-sim", &["tokio", "kube", "tonic", "prost", "io-uring", "nix", "getrandom", "socket2"]),
 ];
 
