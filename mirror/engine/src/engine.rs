@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -40,7 +40,7 @@ pub struct EngineConfig {
     pub state_dir: PathBuf,
     /// The cluster's pre-shared secret.
     pub psk: Vec<u8>,
-    /// All nodes, this one included.
+    /// All nodes that are known at the start, this one included. See [`Engine::learn_nodes`].
     pub nodes: Vec<NodeAddress>,
     /// Event loops; 0 is one per core.
     pub loops: usize,
@@ -231,7 +231,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             identity: Identity { node: config.node, incarnation, boot },
             key: ClusterKey::derive(&config.psk),
-            nodes,
+            nodes: RwLock::new(nodes),
             learned: Mutex::default(),
             loops: handles,
             homes: Mutex::new(BTreeMap::new()),

@@ -62,6 +62,8 @@ pub(crate) enum LoopCommand {
     Connection { call: Call, acceptor: Box<Acceptor>, socket: OwnedFd },
     /// A supervisor's report.
     ProcessExited { node: NodeId, incarnation: Incarnation, restarting: bool },
+    /// These ways to other nodes lead elsewhere from now on, or nowhere.
+    RoutesChanged { routes: Arc<BTreeSet<(NodeId, Net)>> },
     /// What the loop has done.
     Counters { done: Responder<LoopCounters> },
     /// Ends the loop, at the latest after this time. Volumes do not leave: peers see connections close.
@@ -305,6 +307,14 @@ impl EventLoop {
                     }
                 }
             }
+            LoopCommand::RoutesChanged { routes } => {
+                for index in self.volumes.used() {
+                    if let Some(volume) = self.volumes.get_mut(index) {
+                        volume.routes_changed(&routes, &mut self.io);
+                        self.touched.insert(index);
+                    }
+                }
+            }
             LoopCommand::Connection { call, acceptor, socket } => self.on_called(call, *acceptor, socket),
             LoopCommand::Counters { done } => done.answer(LoopCounters {
                 enters: self.io.ring.enters,
@@ -448,7 +458,7 @@ impl EventLoop {
             GreetingStep::Called { call, acceptor, socket } => {
                 let home = called_volume(&call).and_then(|volume| self.io.shared.home(volume));
                 match home {
-                    Some(home) if self.io.shared.nodes.contains_key(&call.ends.from) => {
+                    Some(home) if self.io.shared.nodes().contains_key(&call.ends.from) => {
                         home.send(LoopCommand::Connection { call, acceptor: Box::new(acceptor), socket });
                     }
                     Some(_) => refuse(acceptor, Refused::UnknownNode, &socket),

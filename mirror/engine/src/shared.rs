@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lockstep_core::{BootId, Incarnation, Net, NodeId, VolumeId};
 use lockstep_format::wire::greeting::{ClusterKey, NONCE_BYTES, Nonce};
@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::event_loop::LoopCommand;
 use crate::lease_port::LeasePort;
 
-/// A node of the cluster, as its configuration file says.
+/// A node of the cluster, as its configuration file says, or as it was told while the engine runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeAddress {
     /// Its number.
@@ -105,7 +105,8 @@ impl LoopHandle {
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) key: ClusterKey,
-    pub(crate) nodes: BTreeMap<NodeId, NodeAddress>,
+    /// All nodes; they come and go while the engine runs.
+    pub(crate) nodes: RwLock<BTreeMap<NodeId, NodeAddress>>,
     /// Addresses on the dedicated network that the configuration file leaves open, as their nodes told them.
     pub(crate) learned: Mutex<BTreeMap<NodeId, SocketAddr>>,
     pub(crate) loops: Vec<LoopHandle>,
@@ -127,21 +128,33 @@ impl Shared {
         self.loops.get(index)
     }
 
+    /// The nodes that are known. Not to be held while anything is waited for.
+    pub(crate) fn nodes(&self) -> RwLockReadGuard<'_, BTreeMap<NodeId, NodeAddress>> {
+        self.nodes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn nodes_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<NodeId, NodeAddress>> {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// From where to where a connection to `peer` over `net` goes, if both are on it.
     pub(crate) fn route(&self, peer: NodeId, net: Net) -> Option<(SocketAddr, SocketAddr)> {
-        let from = self.nodes.get(&self.identity.node)?.on(net)?;
-        let to = self.nodes.get(&peer)?.on(net).or_else(|| self.learned(peer, net))?;
+        let nodes = self.nodes();
+        let from = nodes.get(&self.identity.node)?.on(net)?;
+        let learned = || self.learned().get(&peer).copied().filter(|_| net == Net::Dedicated);
+        let to = nodes.get(&peer)?.on(net).or_else(learned)?;
         Some((from, to))
     }
 
-    fn learned(&self, peer: NodeId, net: Net) -> Option<SocketAddr> {
-        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        learned.get(&peer).copied().filter(|_| net == Net::Dedicated)
+    /// Addresses that nodes told. Locked after [`Shared::nodes`], where both are.
+    pub(crate) fn learned(&self) -> MutexGuard<'_, BTreeMap<NodeId, SocketAddr>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a node, whose address there was not configured, is on the dedicated network. Dialed from the next look on.
     pub(crate) fn learn_dedicated(&self, peer: NodeId, address: SocketAddr) {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, address);
+        self.learned().insert(peer, address);
     }
 }
 

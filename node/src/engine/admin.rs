@@ -38,7 +38,7 @@ impl Worker {
                 None
             }
         };
-        let mut out = status::to_proto(status, &self.place.cluster, rate);
+        let mut out = status::to_proto(status, &self.place.nodes.get(), rate);
         if let (Some(this), Some(attachment)) = (out.this_node.as_mut(), self.attachments.get(&status.name)) {
             this.front_end = attachment.front_end;
             this.device = attachment.device;
@@ -94,14 +94,23 @@ impl Worker {
 
     fn learn(&self, learned: &proto::DedicatedAddress) -> Result<(), Failure> {
         let wrong = |reason| Failure::wrong_input("address", &learned.address, reason);
-        let node =
-            self.place.cluster.node_by_id(learned.node_id).ok_or_else(|| wrong("is no node's of this cluster"))?;
+        let cluster = self.place.nodes.get();
+        let node = cluster.node_by_id(learned.node_id).ok_or_else(|| wrong("is no node's of this cluster"))?;
         let address = learned.address.parse().map_err(|_| wrong("is not an address"))?;
         if !node.dedicated.is_some_and(|dedicated| dedicated.contains(address)) {
             return Err(wrong("is not in the node's dedicated network"));
         }
         self.engine()?.learn_dedicated(node, address);
         Ok(())
+    }
+
+    /// Waits for the loops and the disk.
+    fn learn_nodes(&self, request: &proto::LearnNodesRequest) -> Result<(), Failure> {
+        let engine = self.engine()?;
+        let forgotten = &request.forget_node_ids;
+        self.place
+            .nodes
+            .learn(request, |cluster, nodes| engine.learn_nodes(cluster, (nodes, forgotten), &self.place.me))
     }
 
     /// Compares, and keeps the state of the comparison for whoever asks for the status.
@@ -190,6 +199,17 @@ impl Engine for EngineService {
     ) -> Result<Response<proto::LearnAddressesReply>, Status> {
         let learned = request.into_inner().addresses.iter().try_for_each(|learned| self.0.learn(learned));
         answer(learned.map(|()| proto::LearnAddressesReply {}))
+    }
+
+    async fn learn_nodes(
+        &self,
+        request: Request<proto::LearnNodesRequest>,
+    ) -> Result<Response<proto::LearnNodesReply>, Status> {
+        let worker = Arc::clone(&self.0);
+        let work = move || worker.learn_nodes(&request.into_inner());
+        let learned =
+            tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Failure::other(error.to_string())));
+        answer(learned.map(|()| proto::LearnNodesReply {}))
     }
 
     async fn create_replica(
@@ -283,9 +303,9 @@ impl Engine for EngineService {
         let repair_from = match request.repair_from.as_str() {
             "" => None,
             name => {
-                let node = self.0.place.cluster.node(name);
+                let id = self.0.place.nodes.get().node(name).map(|node| node.id);
                 let unknown = || Failure::wrong_input("repair_from", name, "no node has this name");
-                Some(NodeId(node.ok_or_else(unknown)?.id))
+                Some(NodeId(id.ok_or_else(unknown)?))
             }
         };
         let (told, received) = tokio::sync::mpsc::channel(4);

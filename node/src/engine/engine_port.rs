@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use lockstep_core::{AttachMode, Command, CommandError, Net, NodeId, Reply, VolumeId};
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
-    Identity, LeasePort, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd, StopFrontEnd, VolumeEntry,
-    VolumeState, VolumeStatus,
+    Identity, LearnNodes, LeasePort, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd, StopFrontEnd,
+    VolumeEntry, VolumeState, VolumeStatus,
 };
 use lockstep_proto::node::v1 as proto;
 
@@ -39,7 +39,7 @@ const REPORT_WITHIN: Duration = Duration::from_secs(1);
 /// The running engine.
 pub(super) struct EnginePort {
     engine: Arc<Engine>,
-    cluster: Cluster,
+    cluster: Mutex<Arc<Cluster>>,
     state: StateDir,
     /// The way to Leases, where the cluster file names a kubeconfig.
     leases: Option<Arc<LeaseWay>>,
@@ -71,17 +71,18 @@ impl EnginePort {
     /// # Errors
     /// The whole chain of why it does not start.
     pub(super) fn start(place: &Place, pool: Option<PathBuf>) -> Result<Self, Failure> {
-        let leases = LeaseWay::start(&place.cluster, &place.me).map_err(|error| Failure::of_host("start", &error))?;
+        let cluster = place.nodes.get();
+        let leases = LeaseWay::start(&cluster, &place.me).map_err(|error| Failure::of_host("start", &error))?;
         let config = EngineConfig {
             leases: leases.clone().map(|leases| leases as Arc<dyn LeasePort>),
-            ..engine_config(&place.cluster, &place.me, &place.state, pool)
+            ..engine_config(&cluster, &place.me, &place.state, pool)
         };
         let engine = start_when_free(&config).map_err(|error| Failure::of_host("start the engine", &error))?;
         let engine = Arc::new(engine);
         if let Some(leases) = &leases {
             leases.tell(&engine);
         }
-        Ok(Self { engine, cluster: place.cluster.clone(), state: place.state.clone(), leases })
+        Ok(Self { engine, cluster: Mutex::new(cluster), state: place.state.clone(), leases })
     }
 
     /// Why the last request to the API server for a volume failed, if it did.
@@ -109,6 +110,32 @@ impl EnginePort {
     /// Tells where a node is on the dedicated network.
     pub(super) fn learn_dedicated(&self, node: &Node, address: IpAddr) {
         self.engine.learn_dedicated(NodeId(node.id), SocketAddr::new(address, node.port));
+    }
+
+    fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.cluster.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells the engine of nodes that came or moved, and of others that went; `cluster` is what there is then. Waits for the loops.
+    pub(super) fn learn_nodes(
+        &self,
+        cluster: &Cluster,
+        (came, went): (&[Node], &[u32]),
+        me: &Node,
+    ) -> Result<(), Failure> {
+        let own = came.iter().find(|node| node.id == me.id);
+        if own.is_some_and(|own| own != me) {
+            return Err(Failure::state_forbids("this node's own addresses are learned at the engine's start only"));
+        }
+        // Itself is as the engine knows it already: what it found at its start need not be there any more.
+        let came: Vec<_> = came.iter().filter(|node| node.id != me.id).map(|node| address(node, me)).collect();
+        let went = went.iter().copied().map(NodeId).filter(|id| !came.iter().any(|node| node.id == *id)).collect();
+        self.engine.learn_nodes(&came, &went).map_err(|error| match error {
+            LearnNodes::NotKnown(_) => Failure::not_reachable(error.to_string()),
+            LearnNodes::OwnAddress | LearnNodes::InUse { .. } => Failure::state_forbids(error.to_string()),
+        })?;
+        *self.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(cluster.clone());
+        Ok(())
     }
 
     /// Makes this node's part of a new volume, or admits it to one that `exists`.
@@ -154,7 +181,7 @@ impl EnginePort {
             Err(DeleteVolume::Find(FindVolume::Unknown(_))) => Ok(false),
             Err(DeleteVolume::Find(error)) => Err(explain_find(&error)),
             Err(DeleteVolume::Attached(_)) => {
-                let holder = self.cluster.name_of(self.identity().node.0);
+                let holder = self.cluster().name_of(self.identity().node.0);
                 Err(Failure::held_by(&holder, format!("volume {name:?} is attached at node {holder}")))
             }
             Err(error @ DeleteVolume::Files { .. }) => Err(Failure::of_host("delete the volume", &error)),
@@ -185,7 +212,7 @@ impl EnginePort {
     fn describe_entry(&self, entry: &VolumeEntry) -> proto::VolumeStatus {
         let identity = self.identity();
         let mut this = proto::ThisNode {
-            node: self.cluster.name_of(identity.node.0),
+            node: self.cluster().name_of(identity.node.0),
             incarnation: identity.incarnation.0,
             ..Default::default()
         };
@@ -230,7 +257,7 @@ impl EnginePort {
 
     pub(super) fn command(&self, name: &str, command: Command) -> Result<Answer, Failure> {
         let pending = self.engine.command(name, command).map_err(|error| explain_find(&error))?;
-        let names = self.cluster.nodes.iter().map(|node| (NodeId(node.id), node.name.clone())).collect();
+        let names = self.cluster().nodes.iter().map(|node| (NodeId(node.id), node.name.clone())).collect();
         Ok(Answer { pending, volume: name.to_owned(), names })
     }
 

@@ -6,6 +6,7 @@
 mod admin;
 mod attachments;
 mod engine_port;
+mod known_nodes;
 mod leases;
 mod meter;
 mod metrics;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
+use self::known_nodes::KnownNodes;
 use crate::cluster::{Cluster, Node};
 use crate::state_dir::StateDir;
 
@@ -39,7 +41,7 @@ pub struct EngineOptions {
 
 /// The options, looked up.
 struct Place {
-    cluster: Cluster,
+    nodes: KnownNodes,
     me: Node,
     state: StateDir,
 }
@@ -52,7 +54,7 @@ impl EngineOptions {
             bail!("node {:?} is not in the cluster file", self.node);
         };
         std::fs::create_dir_all(state.path())?;
-        Ok(Place { cluster, me, state })
+        Ok(Place { nodes: KnownNodes::open(cluster, me.id, &state)?, me, state })
     }
 }
 

@@ -193,7 +193,10 @@ impl Supervisor {
 
     /// Tells the peers, beside everything else: they may be away.
     fn report(&self, restarting: bool) -> std::thread::JoinHandle<()> {
-        let (cluster, me, state) = (self.place.cluster.clone(), self.place.me.clone(), self.place.state.clone());
+        // The worker may have learned of nodes that this process does not know.
+        let place = self.options.place();
+        let cluster = place.as_ref().map_or_else(|_| self.place.nodes.get(), |place| place.nodes.get());
+        let (me, state) = (self.place.me.clone(), self.place.state.clone());
         std::thread::spawn(move || match engine_port::report_exit(&cluster, &me, &state, restarting) {
             Some(peers) => tracing::info!(restarting, peers, "worker's end reported"),
             None => tracing::info!("the worker never had an incarnation: nothing to report"),

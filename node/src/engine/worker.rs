@@ -51,7 +51,7 @@ impl Worker {
 
     /// Takes the pool that the agent has opened.
     pub(super) fn open_pool(&self, path: &Path) -> Result<(), Failure> {
-        let marker = pool_marker(&self.place.cluster, &self.place.me);
+        let marker = pool_marker(&self.place.nodes.get(), &self.place.me);
         match pool::marker::Marker::read(path) {
             Ok(Some(found)) => found.check(path, &marker).map_err(|error| Failure::state_forbids(error.to_string()))?,
             Ok(None) => return Err(Failure::wrong_input("path", path.display(), "has no pool's marker")),
@@ -72,8 +72,9 @@ impl Worker {
 
     /// The pool, if it is open already; else the agent brings it. Without it the engine votes and remembers.
     fn observe_pool(&self) -> Option<PathBuf> {
-        let marker = pool_marker(&self.place.cluster, &self.place.me);
-        let place = self.place.cluster.this.pool.as_ref()?;
+        let marker = pool_marker(&self.place.nodes.get(), &self.place.me);
+        let cluster = self.place.nodes.get();
+        let place = cluster.this.pool.as_ref()?;
         match pool::observe_open(place, &self.place.state.pool_mount(), &marker) {
             Ok(path) => path,
             Err(error) => {
@@ -180,7 +181,7 @@ async fn follow_growth(worker: &Worker) {
 }
 
 async fn serve_metrics(worker: Arc<Worker>) -> anyhow::Result<()> {
-    let Some(port) = worker.place.cluster.this.metrics_port else { return std::future::pending().await };
+    let Some(port) = worker.place.nodes.get().this.metrics_port else { return std::future::pending().await };
     metrics::serve(port, move || metrics::render(Arc::clone(&worker)))
         .await
         .with_context(|| format!("serve metrics at port {port}"))

@@ -3,7 +3,7 @@
 //! One per peer and network. Between nodes that hold a replica or are the tie-breaker the lower number dials; any other
 //! node dials those. A link that comes replaces an older one over the same network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use lockstep_core::{ConnId, Input, Net, NodeId, Time, VolumeId};
@@ -116,6 +116,18 @@ impl Volume {
 
     fn has_link(&self, peer: NodeId, net: Net) -> bool {
         self.links.iter().any(|link| link.is_open() && (link.peer, link.net) == (peer, net))
+    }
+
+    /// Peers have moved: the links to where they were end, and they are dialed where they are now.
+    pub(crate) fn routes_changed(&mut self, routes: &BTreeSet<(NodeId, Net)>, io: &mut Io) {
+        let over = self.links.iter().filter(|link| link.is_open() && routes.contains(&(link.peer, link.net)));
+        for conn in over.map(Link::id).collect::<Vec<_>>() {
+            self.link_ended(conn, &LinkEnd::Closed, io);
+        }
+        // A greeting that is under way ends by itself; the others have waited for an address that is no more.
+        self.dials.dials.retain(|key, dial| dial.busy || !routes.contains(key));
+        self.dials.look_again(io.now);
+        self.reap_links(io);
     }
 
     /// A dial came to nothing. `refused`: nobody listens there.

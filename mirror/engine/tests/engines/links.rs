@@ -1,5 +1,6 @@
 //! What strangers and damaged peers meet.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::cluster::{Cluster, PATIENCE, await_state};
 use lockstep_engine::core::{
     BlockRange, FlushId, Frame, GrantNumber, Message, Net, NodeId, Stamp, VolumeId, WriteId, WriteKind,
 };
-use lockstep_engine::{ExitReport, report_exit};
+use lockstep_engine::{ExitReport, LearnNodes, NodeAddress, report_exit};
 use lockstep_format::wire::greeting::{Call, ClusterKey, Dialer, Dialing, Ends, Greet, Purpose, Refused};
 use lockstep_format::wire::{PayloadHead, encode_frame};
 
@@ -158,4 +159,48 @@ fn a_supervisors_report_reaches_every_volume_of_the_other_nodes() {
     // With another key nobody listens.
     let refused = report_exit(report, b"guessed", &cluster.nodes, Duration::from_secs(5));
     assert!(refused.iter().all(|(_, _, result)| result.is_err()));
+}
+
+#[test]
+fn a_peer_that_moves_is_followed_while_the_volume_serves() {
+    let mut cluster = Cluster::start("moves");
+    cluster.create("v", 1024);
+    cluster.attach(1, "v", false).unwrap();
+    cluster.write(1, "v", 1, 1);
+    cluster.crash_node(2);
+    let free = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    (cluster.nodes[1].ordinary, cluster.nodes[1].dedicated) = (free(()), Some(free(())));
+    cluster.start_node(2);
+    // Node 1 is the one that dials, and dials where node 2 was; node 3 too.
+    cluster.write(1, "v", 2, 2);
+    assert_eq!(cluster.status(1, "v").core.config.in_sync.len(), 1);
+    for id in [1, 3] {
+        cluster.engines[&id].learn_nodes(&cluster.nodes[1..2], &BTreeSet::new()).unwrap();
+    }
+    cluster.await_status(1, "v", |status| status.core.config.in_sync.len() == 2);
+    cluster.write(1, "v", 3, 3);
+    assert_eq!(cluster.data(2, "v")[3 * 4096], 3);
+}
+
+#[test]
+fn nodes_come_and_go_and_those_in_use_stay() {
+    let cluster = Cluster::start("come-and-go");
+    cluster.create("v", 1024);
+    let engine = &cluster.engines[&1];
+    let fourth =
+        NodeAddress { id: NodeId(4), name: "n4".to_owned(), ordinary: "127.0.0.1:9".parse().unwrap(), dedicated: None };
+    let refused = greet(&cluster, SECRET, (4, 1), [7; 16]).unwrap_err();
+    assert_eq!(refused, Greet::RefusedThere(Refused::UnknownNode));
+    engine.learn_nodes(&[fourth], &BTreeSet::new()).unwrap();
+    greet(&cluster, SECRET, (4, 1), [7; 16]).expect("it is known now");
+    engine.learn_nodes(&[], &BTreeSet::from([NodeId(4)])).unwrap();
+    let refused = greet(&cluster, SECRET, (4, 1), [7; 16]).unwrap_err();
+    assert_eq!(refused, Greet::RefusedThere(Refused::UnknownNode));
+    for (node, why) in [(3, LearnNodes::InUse { node: NodeId(3), volume: "v".to_owned() }), (1, LearnNodes::OwnAddress)]
+    {
+        assert_eq!(engine.learn_nodes(&[], &BTreeSet::from([NodeId(node)])), Err(why));
+    }
+    let mut own = cluster.nodes[0].clone();
+    own.ordinary.set_port(own.ordinary.port() ^ 1);
+    assert_eq!(engine.learn_nodes(&[own], &BTreeSet::new()), Err(LearnNodes::OwnAddress));
 }
