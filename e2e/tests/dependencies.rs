@@ -20,6 +20,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What stands in for nothing: real programs, started by tests.
     ("lockstep-apiserver", &["lockstep-processes"]),
     ("lockstep-processes", &[]),
+    ("lockstep-cluster", &[]),
 ];
 
 /// What any crate's tests may use: the simulator's checker of histories, and real programs beside them; the core's words, and Leases, for

@@ -1,0 +1,184 @@
+//! Runs the end-to-end scenarios on a cluster with Lockstep installed.
+//!
+//!     cluster-tests --kubeconfig FILE --kubectl FILE run --smoke
+//!     cluster-tests --kubeconfig FILE --kubectl FILE levels --runs 10
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use lockstep_cluster::cluster::Cluster;
+use lockstep_cluster::collector::Collector;
+use lockstep_cluster::nodes::docker;
+use lockstep_cluster::scenarios::{ALL, Loss, Stage, lose_node};
+use lockstep_cluster::timeline::table;
+
+/// End-to-end scenarios on a cluster of kind.
+#[derive(Parser)]
+struct Options {
+    /// Of the cluster
+    #[arg(long, env = "KUBECONFIG")]
+    kubeconfig: PathBuf,
+    /// The program
+    #[arg(long, default_value = "kubectl")]
+    kubectl: PathBuf,
+    /// Image of the pods: with a shell and `recorder`
+    #[arg(long, default_value = "lockstep/e2e-tools:test")]
+    tools_image: String,
+    /// Where logs of failed scenarios go
+    #[arg(long, default_value = "/tmp/lockstep-e2e-logs")]
+    logs: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Runs scenarios
+    Run {
+        /// Only the short ones
+        #[arg(long)]
+        smoke: bool,
+        /// Only those whose name contains this
+        #[arg(long)]
+        only: Option<String>,
+        /// Stop at the first that fails, and leave its objects
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Names the scenarios
+    List,
+    /// Times fail-overs
+    Levels {
+        /// How many
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let cluster = Cluster::new(options.kubectl.clone(), options.kubeconfig.clone(), options.tools_image.clone());
+    match &options.action {
+        Action::List => {
+            for scenario in ALL {
+                println!("{}{}", scenario.name, if scenario.smoke { "  (smoke)" } else { "" });
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Run { smoke, only, stop } => {
+            let collector = Collector::start(host_address()?)?;
+            let wanted = ALL
+                .iter()
+                .filter(|one| !*smoke || one.smoke)
+                .filter(|one| only.as_ref().is_none_or(|part| one.name.contains(part.as_str())));
+            let (mut passed, mut failed) = (0, Vec::new());
+            for scenario in wanted {
+                let start = Instant::now();
+                println!("scenario {}", scenario.name);
+                match scenario.run(&cluster, &collector) {
+                    Ok(()) => {
+                        passed += 1;
+                        println!("scenario {}: passed in {} s", scenario.name, start.elapsed().as_secs());
+                    }
+                    Err(error) => {
+                        println!("scenario {}: FAILED after {} s: {error:?}", scenario.name, start.elapsed().as_secs());
+                        collect_logs(&cluster, &options.logs.join(scenario.name));
+                        failed.push(scenario.name);
+                        if *stop {
+                            break;
+                        }
+                        // What it left must not be in the way of the next.
+                        let _ = cluster.kubectl(&[
+                            "delete",
+                            "namespace",
+                            &format!("e2e-{}", scenario.name),
+                            "--wait=false",
+                        ]);
+                    }
+                }
+            }
+            println!(
+                "{passed} passed, {} failed{}",
+                failed.len(),
+                if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) }
+            );
+            Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Action::Levels { runs } => levels(&cluster, *runs),
+    }
+}
+
+/// Both kinds of loss in turns, each in a namespace of its own.
+fn levels(cluster: &Cluster, runs: u32) -> Result<ExitCode> {
+    let collector = Collector::start(host_address()?)?;
+    let mut timelines = Vec::new();
+    for run in 0..runs {
+        let loss = if run % 2 == 0 { Loss::Killed } else { Loss::Paused };
+        let namespace = format!("e2e-level-{run}");
+        println!("run {}: node {loss:?}", run + 1);
+        cluster.ensure_namespace(&namespace)?;
+        let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
+        timelines.push(lose_node(&stage, loss)?);
+        cluster.delete_namespace(&namespace, std::time::Duration::from_secs(120))?;
+    }
+    println!("{}", table(&timelines));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// This machine, as pods of a kind cluster reach it: the gateway of kind's network.
+fn host_address() -> Result<IpAddr> {
+    let format = "{{range .IPAM.Config}}{{.Gateway}} {{end}}";
+    let gateways = docker(&["network", "inspect", "kind", "-f", format])?;
+    let parsed = gateways.split_whitespace().filter_map(|word| word.parse::<IpAddr>().ok());
+    parsed.into_iter().find(IpAddr::is_ipv4).context("kind's network has no IPv4 gateway")
+}
+
+/// What a person wants to see of a failure. As much as can be had.
+fn collect_logs(cluster: &Cluster, directory: &std::path::Path) {
+    if let Err(error) = std::fs::create_dir_all(directory) {
+        println!("logs cannot be kept: {error}");
+        return;
+    }
+    let everything = [
+        (
+            "objects",
+            vec!["get", "pods,pvc,pv,nodes,leases,mirrorpools,mirrorvolumes,mirrorreplicas", "-A", "-o", "wide"],
+        ),
+        ("lockstep", vec!["get", "mirrorpools,mirrorvolumes,mirrorreplicas", "-o", "yaml"]),
+        ("events", vec!["get", "events", "-A", "--sort-by=.lastTimestamp"]),
+        (
+            "node",
+            vec!["logs", "-n", "lockstep-system", "-l", "app.kubernetes.io/component=node", "--tail=-1", "--prefix"],
+        ),
+        (
+            "engine",
+            vec!["logs", "-n", "lockstep-system", "-l", "app.kubernetes.io/component=engine", "--tail=-1", "--prefix"],
+        ),
+        (
+            "controller",
+            vec![
+                "logs",
+                "-n",
+                "lockstep-system",
+                "-l",
+                "app.kubernetes.io/component=controller",
+                "--all-containers",
+                "--tail=-1",
+                "--prefix",
+            ],
+        ),
+    ];
+    for (name, args) in everything {
+        let text = match cluster.try_kubectl(&args) {
+            Ok(output) => [output.stdout, output.stderr].concat(),
+            Err(error) => error.to_string().into_bytes(),
+        };
+        let _ = std::fs::write(directory.join(name), text);
+    }
+    println!("logs: {}", directory.display());
+}

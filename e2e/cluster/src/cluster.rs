@@ -1,0 +1,238 @@
+//! A cluster, by its `kubectl`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::wait::{until, until_true};
+
+/// Longest that one call to the API server may take before it is given up: a control plane that died with its node.
+const CALL_WITHIN: &str = "--request-timeout=10s";
+
+/// The namespace in which Lockstep is installed.
+pub const SYSTEM: &str = "lockstep-system";
+
+/// A cluster with Lockstep on it.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+    /// Image of the pods that scenarios start: it has a shell and `recorder`.
+    pub tools_image: String,
+}
+
+impl Cluster {
+    /// The cluster that `kubeconfig` names.
+    #[must_use]
+    pub const fn new(kubectl: PathBuf, kubeconfig: PathBuf, tools_image: String) -> Self {
+        Self { kubectl, kubeconfig, tools_image }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).arg(CALL_WITHIN).args(args);
+        command
+    }
+
+    /// Runs `kubectl` with these arguments, whatever comes of it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<Output> {
+        self.command(args).stdin(Stdio::null()).output().context("start kubectl")
+    }
+
+    /// Runs `kubectl` with these arguments and gives what it printed.
+    ///
+    /// # Errors
+    /// It failed, with what it said.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let output = self.try_kubectl(args)?;
+        if !output.status.success() {
+            bail!("kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Applies objects.
+    ///
+    /// # Errors
+    /// The API server refused one, with what it said.
+    pub fn apply(&self, objects: &[Value]) -> Result<()> {
+        let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        let mut child = self
+            .command(&["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start kubectl")?;
+        child.stdin.take().context("kubectl's input")?.write_all(list.to_string().as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("kubectl apply: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// One object, if it is there.
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
+        let text = self.kubectl(&["get", kind, "-n", namespace, name, "-o", "json", "--ignore-not-found"])?;
+        if text.trim().is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&text)?)) }
+    }
+
+    /// All objects of a kind in a namespace (any, for kinds of the whole cluster).
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn list(&self, kind: &str, namespace: &str) -> Result<Vec<Value>> {
+        let text = self.kubectl(&["get", kind, "-n", namespace, "-o", "json"])?;
+        let list: Value = serde_json::from_str(&text)?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Makes a namespace for one scenario; pods in it may do what pods by default may.
+    ///
+    /// # Errors
+    /// See [`Cluster::apply`].
+    pub fn ensure_namespace(&self, namespace: &str) -> Result<()> {
+        self.apply(&[serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})])
+    }
+
+    /// Deletes a namespace with everything in it, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is not gone within `limit`.
+    pub fn delete_namespace(&self, namespace: &str, limit: Duration) -> Result<()> {
+        self.kubectl(&["delete", "namespace", namespace, "--wait=false", "--ignore-not-found"])?;
+        until_true(limit, &format!("namespace {namespace} gone"), || {
+            Ok(self.get("namespace", "", namespace)?.is_none())
+        })
+    }
+
+    /// Waits until a pod runs and is ready; gives the name of its node.
+    ///
+    /// # Errors
+    /// It does not within `limit`; with its events.
+    pub fn wait_running(&self, namespace: &str, pod: &str, limit: Duration) -> Result<String> {
+        until(limit, &format!("pod {namespace}/{pod} runs"), || {
+            Ok(self.get("pod", namespace, pod)?.filter(is_ready).map(|pod| text(&pod["spec"]["nodeName"])))
+        })
+        .with_context(|| self.events(namespace))
+    }
+
+    /// Waits until a pod is gone.
+    ///
+    /// # Errors
+    /// It is not within `limit`.
+    pub fn wait_gone(&self, kind: &str, namespace: &str, name: &str, limit: Duration) -> Result<()> {
+        until_true(limit, &format!("{kind} {namespace}/{name} gone"), || Ok(self.get(kind, namespace, name)?.is_none()))
+            .with_context(|| self.events(namespace))
+    }
+
+    /// Runs a shell command in a pod and gives what it printed.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn exec(&self, namespace: &str, pod: &str, script: &str) -> Result<String> {
+        self.kubectl(&["exec", "-n", namespace, pod, "--", "sh", "-ec", script])
+    }
+
+    /// The name of the volume that a claim is bound to.
+    ///
+    /// # Errors
+    /// It is not bound within `limit`.
+    pub fn wait_bound(&self, namespace: &str, claim: &str, limit: Duration) -> Result<String> {
+        until(limit, &format!("claim {namespace}/{claim} bound"), || {
+            let claim = self.get("pvc", namespace, claim)?;
+            Ok(claim
+                .filter(|claim| claim["status"]["phase"] == "Bound")
+                .map(|claim| text(&claim["spec"]["volumeName"])))
+        })
+        .with_context(|| self.events(namespace))
+    }
+
+    /// Name of the `MirrorVolume` of a claim: the handle of its persistent volume.
+    ///
+    /// # Errors
+    /// The claim has none.
+    pub fn mirror_volume(&self, namespace: &str, claim: &str) -> Result<String> {
+        let volume = self.wait_bound(namespace, claim, Duration::from_secs(60))?;
+        let volume = self.get("pv", "", &volume)?.with_context(|| format!("persistent volume {volume}"))?;
+        Ok(text(&volume["spec"]["csi"]["volumeHandle"]))
+    }
+
+    /// Waits until all replicas of a volume are in sync.
+    ///
+    /// # Errors
+    /// They are not within `limit`.
+    pub fn wait_in_sync(&self, volume: &str, limit: Duration) -> Result<()> {
+        let mut last = String::new();
+        until_true(limit, &format!("volume {volume} in sync"), || {
+            let Some(object) = self.get("mirrorvolume", "", volume)? else { return Ok(false) };
+            last = object["status"].to_string();
+            Ok(object["status"]["state"] == "UpToDate")
+        })
+        .with_context(|| format!("its status: {last}"))
+    }
+
+    /// Nodes that hold replicas of a volume.
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn replica_nodes(&self, volume: &str) -> Result<Vec<String>> {
+        let selector = format!("lockstep.storage/volume={volume}");
+        let text_list = self.kubectl(&["get", "mirrorreplica", "-l", &selector, "-o", "json"])?;
+        let list: Value = serde_json::from_str(&text_list)?;
+        let replicas = list["items"].as_array().cloned().unwrap_or_default();
+        let nodes = replicas.iter().filter(|replica| replica["spec"]["role"] == "Replica");
+        Ok(nodes.map(|replica| text(&replica["spec"]["nodeName"])).collect())
+    }
+
+    /// Names of the workers, in order.
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn workers(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self
+            .list("node", "")?
+            .iter()
+            .filter(|node| node["metadata"]["labels"].get("node-role.kubernetes.io/control-plane").is_none())
+            .map(|node| text(&node["metadata"]["name"]))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The last events of a namespace, for messages.
+    #[must_use]
+    pub fn events(&self, namespace: &str) -> String {
+        let args = ["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"];
+        let events = self.kubectl(&args).unwrap_or_else(|error| error.to_string());
+        let lines: Vec<&str> = events.lines().collect();
+        let first = lines.len().saturating_sub(12);
+        format!("events of {namespace}:\n{}", lines[first..].join("\n"))
+    }
+}
+
+/// The text of a JSON string; empty for anything else.
+#[must_use]
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Whether a pod runs and says that it is ready.
+#[must_use]
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    pod["status"]["phase"] == "Running"
+        && pod["metadata"]["deletionTimestamp"].is_null()
+        && conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}

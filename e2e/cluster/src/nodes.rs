@@ -1,0 +1,137 @@
+//! Nodes of a kind cluster, which are containers: killed, started, paused, cut off.
+//!
+//! Paused means that every process of the container is stopped by a signal from outside: a cgroup's freezer over a FUSE server and
+//! its writers never gets them all.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::Cluster;
+use crate::wait::until_true;
+
+/// How often the processes of a node are looked at again while it is being stopped: one may have been starting another.
+const PASSES_MAX: usize = 20;
+
+/// Runs `docker` with these arguments and gives what it printed.
+///
+/// # Errors
+/// It failed, with what it said.
+pub fn docker(args: &[&str]) -> Result<String> {
+    let output = Command::new("docker").args(args).stdin(Stdio::null()).output().context("start docker")?;
+    if !output.status.success() {
+        bail!("docker {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Kills a node, as a power loss does.
+///
+/// # Errors
+/// It does not run.
+pub fn kill_node(node: &str) -> Result<()> {
+    docker(&["kill", node]).map(|_| ())
+}
+
+/// Starts a node that was killed.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start_node(node: &str) -> Result<()> {
+    docker(&["start", node]).map(|_| ())
+}
+
+/// Stops every process of a node, as a hang of the whole machine does. Ends when the guard is dropped.
+///
+/// # Errors
+/// They cannot be found or stopped.
+pub fn pause_node(node: &str) -> Result<Paused> {
+    let mut stopped: Vec<i32> = Vec::new();
+    for _ in 0..PASSES_MAX {
+        let all = processes(node)?;
+        let new: Vec<i32> = all.into_iter().filter(|pid| !stopped.contains(pid)).collect();
+        if new.is_empty() {
+            return Ok(Paused { stopped });
+        }
+        for pid in new {
+            // It may have ended by itself.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+            stopped.push(pid);
+        }
+    }
+    bail!("the processes of {node} do not stay the same")
+}
+
+/// A paused node: goes on when this is dropped.
+#[derive(Debug)]
+pub struct Paused {
+    stopped: Vec<i32>,
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        for pid in self.stopped.iter().rev() {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGCONT);
+        }
+    }
+}
+
+/// Process ids, as seen here, of everything that runs in a node, pods included.
+fn processes(node: &str) -> Result<Vec<i32>> {
+    let init: u32 = docker(&["inspect", "-f", "{{.State.Pid}}", node])?.trim().parse().context("process id")?;
+    if init == 0 {
+        bail!("node {node} does not run");
+    }
+    let mut found = Vec::new();
+    collect_tree(init, &mut found);
+    Ok(found)
+}
+
+fn collect_tree(pid: u32, found: &mut Vec<i32>) {
+    let Ok(raw) = i32::try_from(pid) else { return };
+    found.push(raw);
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
+    for task in tasks.flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
+            collect_tree(child, found);
+        }
+    }
+}
+
+/// Sends a signal to the processes of a node whose command begins with `program`.
+///
+/// # Errors
+/// There is none.
+pub fn signal_program(node: &str, program: &str, signal: Signal) -> Result<usize> {
+    let mut count = 0;
+    for pid in processes(node)? {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
+        if String::from_utf8_lossy(first).rsplit('/').next() == Some(program)
+            && kill(Pid::from_raw(pid), signal).is_ok()
+        {
+            count += 1;
+        }
+    }
+    if count == 0 {
+        bail!("no {program} runs in {node}");
+    }
+    Ok(count)
+}
+
+/// Waits until Kubernetes says that a node is ready (or that it is not).
+///
+/// # Errors
+/// It does not within `limit`.
+pub fn wait_node_ready(cluster: &Cluster, node: &str, ready: bool, limit: Duration) -> Result<()> {
+    let wanted = if ready { "True" } else { "Unknown" };
+    until_true(limit, &format!("node {node} Ready={wanted}"), || {
+        let object = cluster.get("node", "", node)?.context("node")?;
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|one| one["type"] == "Ready" && (one["status"] == "True") == ready))
+    })
+}
