@@ -1,0 +1,107 @@
+//! The plugin as a server on a unix socket.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockstep_proto::csi::v1 as proto;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::calls::CallLog;
+use crate::controller::ControllerService;
+use crate::controller_port::ControllerPort;
+use crate::identity::{IdentityService, Part};
+use crate::node::NodeService;
+use crate::node_port::NodePort;
+use crate::socket::Socket;
+
+/// How long running calls may take to answer when the server ends. What they began goes on as long as the process does.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The server broke.
+#[derive(Debug, thiserror::Error)]
+#[error("serve on the unix socket")]
+pub struct ServeError(#[from] tonic::transport::Error);
+
+/// A plugin: Identity, and the services whose ports it was given. Whatever else is called answers UNIMPLEMENTED.
+#[derive(Default)]
+pub struct Plugin {
+    services: Routes,
+    parts: Vec<Part>,
+}
+
+impl Plugin {
+    /// A plugin with the Identity service only.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With the Controller service too.
+    #[must_use]
+    pub fn with_controller<P: ControllerPort>(mut self, port: Arc<P>) -> Self {
+        let service = ControllerService::new(Arc::clone(&port));
+        self.services = self.services.add_service(proto::controller_server::ControllerServer::new(service));
+        self.parts.push(Arc::new(move || {
+            let port = Arc::clone(&port);
+            Box::pin(async move { port.readiness().await })
+        }));
+        self
+    }
+
+    /// With the Node service too.
+    #[must_use]
+    pub fn with_node<P: NodePort>(mut self, port: Arc<P>) -> Self {
+        let service = NodeService::new(Arc::clone(&port));
+        self.services = self.services.add_service(proto::node_server::NodeServer::new(service));
+        self.parts.push(Arc::new(move || {
+            let port = Arc::clone(&port);
+            Box::pin(async move { port.readiness().await })
+        }));
+        self
+    }
+
+    /// Serves until `shutdown` is there; then running calls have [`LEAVE_WITHIN`] to answer. The socket's file is gone at the end.
+    ///
+    /// # Errors
+    /// The server broke.
+    pub async fn serve(self, socket: Socket, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        let identity = IdentityService { parts: self.parts };
+        let services = self.services.add_service(proto::identity_server::IdentityServer::new(identity));
+        serve(services, socket, shutdown).await
+    }
+}
+
+pub(crate) async fn serve(
+    services: Routes,
+    socket: Socket,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (listener, _file) = socket.into_parts();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = Server::builder().layer(CallLog).add_routes(services).serve_with_incoming_shutdown(
+        UnixListenerStream::new(listener),
+        async {
+            // Also when the sender is dropped, which only happens as this future ends.
+            let _ = stopped.await;
+        },
+    );
+    let mut server = pin!(server);
+    tokio::select! {
+        ended = &mut server => return Ok(ended?),
+        () = shutdown => {}
+    }
+    // The server waits for it in the same task: it is still there.
+    let _ = stop.send(());
+    match tokio::time::timeout(LEAVE_WITHIN, server).await {
+        Ok(ended) => Ok(ended?),
+        Err(_) => {
+            tracing::warn!("calls were still running when the server ended");
+            Ok(())
+        }
+    }
+}
