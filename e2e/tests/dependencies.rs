@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-apiserver", &["lockstep-processes"]),
     ("lockstep-processes", &[]),
     ("lockstep-cluster", &[]),
+    ("lockstep-kubectl", &["lockstep-api"]),
 ];
 
 /// What any crate's tests may use: the simulator's checker of histories, and real programs beside them; the core's words, and Leases, for
