@@ -16,6 +16,9 @@ pub const CONFIGURATION_ANNOTATION: &str = "lockstep.dev/configuration";
 pub const EPOCH_ANNOTATION: &str = "lockstep.dev/epoch";
 /// Annotation, for people: the nodes that are in sync.
 pub const IN_SYNC_ANNOTATION: &str = "lockstep.dev/in-sync";
+/// Annotation: all nodes of the configuration, by number and separated by commas. An admission policy, which cannot decode the
+/// configuration, reads there whether a node has to do with the volume.
+pub const MEMBERS_ANNOTATION: &str = "lockstep.dev/members";
 
 /// A volume's identity as it stands in names and labels.
 #[must_use]

@@ -6,7 +6,7 @@
 //! What is found is either the configuration, or *lost*, with why and what to do. An answer that does not come is *failed*:
 //! the swap may have happened, or may still happen. Nothing is sent a second time here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
@@ -193,12 +193,21 @@ impl Leases {
     /// The Lease with this configuration in it.
     fn filled(&self, lease: &Lease, config: &Config) -> Lease {
         let in_sync: Vec<String> = config.in_sync.keys().map(ToString::to_string).collect();
+        let members: BTreeSet<_> = config
+            .replicas
+            .iter()
+            .chain(&config.tie_breaker)
+            .chain(config.voters.keys())
+            .chain(config.attached.keys())
+            .collect();
+        let members: Vec<String> = members.into_iter().map(ToString::to_string).collect();
         let mut lease = object::with_content(
             lease,
             [
                 (names::CONFIGURATION_ANNOTATION, STANDARD.encode(register::encode(config))),
                 (names::EPOCH_ANNOTATION, config.epoch.to_string()),
                 (names::IN_SYNC_ANNOTATION, in_sync.join(",")),
+                (names::MEMBERS_ANNOTATION, members.join(",")),
             ],
         );
         let spec = lease.spec.get_or_insert_default();

@@ -90,6 +90,7 @@ fn register_is_made_read_swapped_and_deleted() -> Result<()> {
     ensure!(spec.lease_transitions == Some(2) && spec.holder_identity.as_deref() == Some("a"), "{spec:?}");
     let annotations = object.metadata.annotations.context("annotations")?;
     ensure!(annotations[names::EPOCH_ANNOTATION] == "2" && annotations[names::IN_SYNC_ANNOTATION] == "1");
+    ensure!(annotations[names::MEMBERS_ANNOTATION] == "1,2", "a replica that is not in sync is a member still");
     ensure!(object.metadata.labels.context("labels")?[names::VOLUME_LABEL] == "01".repeat(16));
 
     let more = first(2);
