@@ -42,8 +42,19 @@ const ADMISSION_PLUGINS_OFF: &str = "CertificateApproval,CertificateSigning,Cert
     RuntimeClass,ServiceAccount,StorageObjectInUseProtection,TaintNodesByCondition,ValidatingAdmissionPolicy,\
     ValidatingAdmissionWebhook";
 
+/// What a server is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Serves {
+    /// Leases, custom resources and what belongs to them: quickly ready.
+    Leases,
+    /// All that Kubernetes serves in version 1 and later, and its admission, as a cluster has it. Only what would wait for controllers
+    /// that do not run here is left out.
+    Everything,
+}
+
 /// A server and its store. Both are killed when it is dropped.
 pub struct ApiServer {
+    serves: Serves,
     programs: PathBuf,
     credentials: Credentials,
     server_port: Port,
@@ -60,11 +71,17 @@ impl ApiServer {
     ///
     /// Blocks, with a runtime of its own: not to be called by asynchronous code.
     pub fn start(dir: &Path, cleanup: &Cleanup) -> Result<Self> {
+        Self::start_serving(Serves::Leases, dir, cleanup)
+    }
+
+    /// The same, with another choice of what is served.
+    pub fn start_serving(serves: Serves, dir: &Path, cleanup: &Cleanup) -> Result<Self> {
         let programs = find_programs()?;
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         let dir = dir.canonicalize().with_context(|| format!("resolve {}", dir.display()))?;
         let server_port = Port::reserve()?;
         let server = ApiServer {
+            serves,
             programs,
             credentials: Credentials::make(&dir, server_port.number())?,
             server_port,
@@ -174,10 +191,17 @@ impl ApiServer {
             .arg("--authorization-mode=RBAC")
             .arg("--anonymous-auth=false")
             .arg("--service-account-issuer=https://lockstep.test")
-            .arg(format!("--runtime-config={APIS}"))
-            .arg(format!("--disable-admission-plugins={ADMISSION_PLUGINS_OFF}"))
-            .arg("--enable-priority-and-fairness=false")
             .arg("--profiling=false");
+        match self.serves {
+            Serves::Leases => command
+                .arg(format!("--runtime-config={APIS}"))
+                .arg(format!("--disable-admission-plugins={ADMISSION_PLUGINS_OFF}"))
+                .arg("--enable-priority-and-fairness=false"),
+            // The plugin would wait for accounts that a controller makes.
+            Serves::Everything => {
+                command.arg("--disable-admission-plugins=ServiceAccount").arg("--allow-privileged=true")
+            }
+        };
         for (flag, path) in [
             ("--client-ca-file", &files.authority),
             ("--tls-cert-file", &files.server_certificate),
