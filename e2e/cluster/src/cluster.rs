@@ -21,15 +21,17 @@ pub const SYSTEM: &str = "lockstep-system";
 pub struct Cluster {
     kubectl: PathBuf,
     kubeconfig: PathBuf,
+    /// Its name, as kind knows it.
+    pub name: String,
     /// Image of the pods that scenarios start: it has a shell and `recorder`.
     pub tools_image: String,
 }
 
 impl Cluster {
-    /// The cluster that `kubeconfig` names.
+    /// The cluster `name` of kind, whose kubeconfig that is.
     #[must_use]
-    pub const fn new(kubectl: PathBuf, kubeconfig: PathBuf, tools_image: String) -> Self {
-        Self { kubectl, kubeconfig, tools_image }
+    pub const fn new(kubectl: PathBuf, kubeconfig: PathBuf, name: String, tools_image: String) -> Self {
+        Self { kubectl, kubeconfig, name, tools_image }
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -209,6 +211,31 @@ impl Cluster {
             .collect();
         names.sort();
         Ok(names)
+    }
+
+    /// Pods of one of our workloads: `node`, `engine`, `holder` or `controller`, with the names of their nodes.
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn pods_of(&self, component: &str) -> Result<Vec<(String, String)>> {
+        let selector = format!("app.kubernetes.io/component={component}");
+        let list = self.kubectl(&["get", "pods", "-n", SYSTEM, "-l", &selector, "-o", "json"])?;
+        let list: Value = serde_json::from_str(&list)?;
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods.iter().map(|pod| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]))).collect())
+    }
+
+    /// The node on which the holder of a leader's Lease runs: holders are named by their pods.
+    ///
+    /// # Errors
+    /// Nobody holds it, or the pod is gone.
+    pub fn leader_node(&self, lease: &str) -> Result<String> {
+        let object = self.get("lease", SYSTEM, lease)?.with_context(|| format!("Lease {lease}"))?;
+        let holder = text(&object["spec"]["holderIdentity"]);
+        let pods = self.list("pods", SYSTEM)?;
+        let pod = pods.iter().find(|pod| holder.contains(&text(&pod["metadata"]["name"])));
+        pod.map(|pod| text(&pod["spec"]["nodeName"]))
+            .with_context(|| format!("no pod is called as the holder {holder}"))
     }
 
     /// The last events of a namespace, for messages.

@@ -135,3 +135,64 @@ pub fn wait_node_ready(cluster: &Cluster, node: &str, ready: bool, limit: Durati
         Ok(conditions.iter().any(|one| one["type"] == "Ready" && (one["status"] == "True") == ready))
     })
 }
+
+/// Packets from one node to another, dropped at the receiver until this is dropped.
+#[derive(Debug)]
+pub struct Cut {
+    rules: Vec<(String, String)>,
+}
+
+impl Cut {
+    /// Nothing from `from` reaches `to` any more; the other way stays open.
+    ///
+    /// # Errors
+    /// The rules cannot be made.
+    pub fn one_way(from: &str, to: &str) -> Result<Self> {
+        let mut cut = Self { rules: Vec::new() };
+        for address in addresses(from)? {
+            docker(&["exec", to, "iptables", "-I", "INPUT", "-s", &address, "-j", "DROP"])?;
+            cut.rules.push((to.to_owned(), address));
+        }
+        Ok(cut)
+    }
+
+    /// Neither reaches the other.
+    ///
+    /// # Errors
+    /// The rules cannot be made.
+    pub fn both_ways(one: &str, other: &str) -> Result<Self> {
+        let mut cut = Self::one_way(one, other)?;
+        let mut back = Self::one_way(other, one)?;
+        cut.rules.append(&mut back.rules);
+        Ok(cut)
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        for (node, address) in &self.rules {
+            if let Err(error) = docker(&["exec", node, "iptables", "-D", "INPUT", "-s", address, "-j", "DROP"]) {
+                eprintln!("a cut stays: {error}");
+            }
+        }
+    }
+}
+
+/// All addresses of a node, on all its networks.
+fn addresses(node: &str) -> Result<Vec<String>> {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
+    let text = docker(&["inspect", "-f", format, node])?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// What Lockstep holds on a node: loop devices, FUSE connections, files of replicas. For comparing before and after.
+///
+/// # Errors
+/// The node does not answer.
+pub fn leftovers(node: &str, volume: &str) -> Result<String> {
+    let script = format!(
+        "ls -d /var/lib/lockstep/pool/*{volume}* /var/lib/lockstep/engine/*/*{volume}* 2>/dev/null; \
+         grep -l {volume} /sys/block/loop*/loop/backing_file 2>/dev/null; grep {volume} /proc/self/mountinfo; true"
+    );
+    docker(&["exec", node, "sh", "-c", &script])
+}

@@ -26,6 +26,9 @@ struct Options {
     /// The program
     #[arg(long, default_value = "kubectl")]
     kubectl: PathBuf,
+    /// Name of the cluster: of its network in docker, and the beginning of its nodes' names
+    #[arg(long, default_value = "lockstep")]
+    cluster: String,
     /// Image of the pods: with a shell and `recorder`
     #[arg(long, default_value = "lockstep/e2e-tools:test")]
     tools_image: String,
@@ -62,7 +65,12 @@ enum Action {
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    let cluster = Cluster::new(options.kubectl.clone(), options.kubeconfig.clone(), options.tools_image.clone());
+    let cluster = Cluster::new(
+        options.kubectl.clone(),
+        options.kubeconfig.clone(),
+        options.cluster.clone(),
+        options.tools_image.clone(),
+    );
     match &options.action {
         Action::List => {
             for scenario in ALL {
@@ -71,7 +79,7 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Action::Run { smoke, only, stop } => {
-            let collector = Collector::start(host_address()?)?;
+            let collector = Collector::start(host_address(&cluster)?)?;
             let wanted = ALL
                 .iter()
                 .filter(|one| !*smoke || one.smoke)
@@ -115,7 +123,7 @@ fn main() -> Result<ExitCode> {
 
 /// Both kinds of loss in turns, each in a namespace of its own.
 fn levels(cluster: &Cluster, runs: u32) -> Result<ExitCode> {
-    let collector = Collector::start(host_address()?)?;
+    let collector = Collector::start(host_address(cluster)?)?;
     let mut timelines = Vec::new();
     for run in 0..runs {
         let loss = if run % 2 == 0 { Loss::Killed } else { Loss::Paused };
@@ -130,12 +138,12 @@ fn levels(cluster: &Cluster, runs: u32) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// This machine, as pods of a kind cluster reach it: the gateway of kind's network.
-fn host_address() -> Result<IpAddr> {
+/// This machine, as pods of a kind cluster reach it: the gateway of its network.
+fn host_address(cluster: &Cluster) -> Result<IpAddr> {
     let format = "{{range .IPAM.Config}}{{.Gateway}} {{end}}";
-    let gateways = docker(&["network", "inspect", "kind", "-f", format])?;
+    let gateways = docker(&["network", "inspect", &format!("kind-{}", cluster.name), "-f", format])?;
     let parsed = gateways.split_whitespace().filter_map(|word| word.parse::<IpAddr>().ok());
-    parsed.into_iter().find(IpAddr::is_ipv4).context("kind's network has no IPv4 gateway")
+    parsed.into_iter().find(IpAddr::is_ipv4).context("the cluster's network has no IPv4 gateway")
 }
 
 /// What a person wants to see of a failure. As much as can be had.

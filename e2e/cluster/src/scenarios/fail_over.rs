@@ -33,6 +33,56 @@ pub(super) fn node_paused(stage: &Stage) -> Result<()> {
     lose_node(stage, Loss::Paused).map(|_| ())
 }
 
+/// All nodes with a copy die at the same time, and come back.
+pub(super) fn both_replicas_nodes_killed(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("volume");
+    let name = "both-killed";
+    let pod = Pod::recorder(name, &claim, &stage.collector);
+    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let pod = format!("{name}-0");
+    cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
+    stage.collector.wait_writing(name, 0, RUNS_WITHIN)?;
+    stage.collector.wait_progress(name, 100, RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, &format!("volume-{pod}"))?;
+    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    let both = cluster.replica_nodes(&volume)?;
+    let lives = stage.collector.lives(name).len();
+    for node in &both {
+        nodes::kill_node(node)?;
+    }
+    for node in &both {
+        nodes::start_node(node)?;
+    }
+    for node in &both {
+        nodes::wait_node_ready(cluster, node, true, BACK_WITHIN)?;
+    }
+    stage.collector.wait_writing(name, lives, BACK_WITHIN)?;
+    stage.collector.check_nothing_lost(name)?;
+    cluster.wait_in_sync(&volume, BACK_WITHIN)
+}
+
+/// The pod is deleted by force and comes back to the node that it ran on.
+pub(super) fn force_deleted_pod_returns_to_its_node(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("volume");
+    let name = "forced";
+    let mut pod = Pod::recorder(name, &claim, &stage.collector);
+    let workers = cluster.workers()?;
+    pod.node = workers.first().cloned();
+    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let pod = format!("{name}-0");
+    cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
+    for life in 0..3 {
+        stage.collector.wait_writing(name, life, RUNS_WITHIN)?;
+        stage.collector.wait_progress(name, 50, RUNS_WITHIN)?;
+        if life < 2 {
+            cluster.kubectl(&["delete", "pod", "-n", namespace, &pod, "--grace-period=0", "--force"])?;
+        }
+    }
+    stage.collector.check_nothing_lost(name)
+}
+
 /// Loses the node of a writer, follows its pod, and waits until the node is back and in sync.
 ///
 /// # Errors

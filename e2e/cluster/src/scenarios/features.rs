@@ -1,0 +1,189 @@
+//! What Kubernetes offers with volumes, one by one.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::Stage;
+use super::basics::RUNS_WITHIN;
+use crate::wait::until_true;
+use crate::workload::{Claim, Pod};
+
+/// A class like the default one, with other settings: classes belong to no namespace, so it bears the scenario's name.
+fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<String> {
+    let mut class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": stage.namespace},
+        "provisioner": "csi.lockstep.storage", "allowVolumeExpansion": true, "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+        "parameters": {"replicas": "2", "csi.storage.k8s.io/fstype": "ext4"},
+    });
+    change(&mut class);
+    stage.cluster.kubectl(&["delete", "storageclass", &stage.namespace, "--ignore-not-found"])?;
+    stage.cluster.apply(&[class])?;
+    Ok(stage.namespace.clone())
+}
+
+fn drop_class(stage: &Stage) -> Result<()> {
+    stage.cluster.kubectl(&["delete", "storageclass", &stage.namespace]).map(|_| ())
+}
+
+pub(super) fn immediate_binding(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let class = class(stage, |class| class["volumeBindingMode"] = "Immediate".into())?;
+    let claim = Claim::new("data").class(&class);
+    cluster.apply(&[claim.object(namespace)])?;
+    cluster.wait_bound(namespace, "data", RUNS_WITHIN)?;
+    cluster.apply(&[Pod::idle("pod", &claim).object(cluster, namespace)])?;
+    cluster.wait_running(namespace, "pod", RUNS_WITHIN)?;
+    drop_class(stage)
+}
+
+pub(super) fn three_replicas(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let class = class(stage, |class| class["parameters"]["replicas"] = "3".into())?;
+    let claim = Claim::new("data").class(&class);
+    let pod = Pod::recorder("three", &claim, &stage.collector);
+    cluster.apply(&[claim.object(namespace), pod.object(cluster, namespace)])?;
+    cluster.wait_running(namespace, "three", RUNS_WITHIN)?;
+    stage.collector.wait_writing("three", 0, RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, "data")?;
+    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    ensure!(cluster.replica_nodes(&volume)?.len() == 3, "replicas: {:?}", cluster.replica_nodes(&volume)?);
+    drop_class(stage)
+}
+
+pub(super) fn wrong_parameter_is_named(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let class = class(stage, |class| {
+        class["volumeBindingMode"] = "Immediate".into();
+        class["parameters"]["replicas"] = "5".into();
+    })?;
+    cluster.apply(&[Claim::new("data").class(&class).object(namespace)])?;
+    wait_event(stage, "replicas")?;
+    drop_class(stage)
+}
+
+pub(super) fn claim_larger_than_any_pool(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let class = class(stage, |class| class["volumeBindingMode"] = "Immediate".into())?;
+    cluster.apply(&[Claim::new("data").class(&class).size("100Ti").object(namespace)])?;
+    wait_event(stage, "ResourceExhausted")?;
+    drop_class(stage)
+}
+
+/// Waits for an event of a claim that contains `part`.
+pub(super) fn wait_event(stage: &Stage, part: &str) -> Result<()> {
+    until_true(RUNS_WITHIN, &format!("an event of a claim says {part:?}"), || {
+        let events = stage.cluster.list("events", &stage.namespace)?;
+        Ok(events.iter().any(|event| {
+            event["involvedObject"]["kind"] == "PersistentVolumeClaim"
+                && event["message"].as_str().is_some_and(|text| text.contains(part))
+        }))
+    })
+}
+
+pub(super) fn pod_settings(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("data");
+    let mut pod = Pod::idle("grouped", &claim).object(cluster, namespace);
+    pod["spec"]["securityContext"] = json!({"runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 2000});
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([
+        {"name": "volume", "mountPath": "/data", "subPath": "below/here"},
+    ]);
+    cluster.apply(&[claim.object(namespace), pod])?;
+    cluster.wait_running(namespace, "grouped", RUNS_WITHIN)?;
+    let group = cluster.exec(namespace, "grouped", "echo kept > /data/file; stat -c %g /data/file")?;
+    ensure!(group.trim() == "2000", "group of a new file: {group}");
+    cluster.kubectl(&["delete", "pod", "-n", namespace, "grouped", "--wait=true", "--timeout=60s"])?;
+    let reader = Pod { read_only: true, ..Pod::idle("reader", &claim) };
+    cluster.apply(&[reader.object(cluster, namespace)])?;
+    cluster.wait_running(namespace, "reader", RUNS_WITHIN)?;
+    let read = cluster.exec(namespace, "reader", "cat /data/below/here/file; touch /data/new 2>&1 || true")?;
+    ensure!(read.starts_with("kept") && read.contains("Read-only"), "what a reader saw: {read}");
+    Ok(())
+}
+
+pub(super) fn generic_ephemeral_volume(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("scratch");
+    let mut pod = Pod::idle("pod", &claim).object(cluster, namespace);
+    let template = claim.object(namespace)["spec"].clone();
+    pod["spec"]["volumes"] = json!([{"name": "volume", "ephemeral": {"volumeClaimTemplate": {"spec": template}}}]);
+    cluster.apply(&[pod])?;
+    cluster.wait_running(namespace, "pod", RUNS_WITHIN)?;
+    cluster.exec(namespace, "pod", "echo x > /data/file && sync /data/file")?;
+    cluster.kubectl(&["delete", "pod", "-n", namespace, "pod", "--wait=true", "--timeout=60s"])?;
+    cluster.wait_gone("pvc", namespace, "pod-volume", RUNS_WITHIN)
+}
+
+pub(super) fn read_write_once_pod(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("data").access("ReadWriteOncePod");
+    cluster.apply(&[claim.object(namespace), Pod::idle("first", &claim).object(cluster, namespace)])?;
+    let node = cluster.wait_running(namespace, "first", RUNS_WITHIN)?;
+    cluster.apply(&[Pod::idle("second", &claim).on(&node).object(cluster, namespace)])?;
+    until_true(RUNS_WITHIN, "the second pod is not scheduled", || {
+        let pod = cluster.get("pod", namespace, "second")?.unwrap_or_default();
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|one| one["type"] == "PodScheduled" && one["status"] == "False"))
+    })?;
+    cluster.kubectl(&["delete", "pod", "-n", namespace, "first", "--wait=true", "--timeout=60s"])?;
+    cluster.wait_running(namespace, "second", RUNS_WITHIN).map(|_| ())
+}
+
+pub(super) fn two_pods_of_one_node(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("data");
+    cluster.apply(&[claim.object(namespace), Pod::idle("first", &claim).object(cluster, namespace)])?;
+    let node = cluster.wait_running(namespace, "first", RUNS_WITHIN)?;
+    cluster.apply(&[Pod::idle("second", &claim).on(&node).object(cluster, namespace)])?;
+    cluster.wait_running(namespace, "second", RUNS_WITHIN)?;
+    cluster.exec(namespace, "first", "echo shared > /data/file")?;
+    let seen = cluster.exec(namespace, "second", "cat /data/file")?;
+    ensure!(seen.trim() == "shared", "the other pod read {seen}");
+    Ok(())
+}
+
+pub(super) fn fifty_claims_at_once(stage: &Stage) -> Result<()> {
+    const COUNT: usize = 50;
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let start = std::time::Instant::now();
+    let mut objects = Vec::new();
+    for number in 0..COUNT {
+        let claim = Claim::new(&format!("data-{number}")).size("64Mi");
+        objects.push(claim.object(namespace));
+        objects.push(Pod::idle(&format!("pod-{number}"), &claim).object(cluster, namespace));
+    }
+    cluster.apply(&objects)?;
+    let limit = Duration::from_secs(600);
+    until_true(limit, "50 pods run", || {
+        let pods = cluster.list("pods", namespace)?;
+        Ok(pods.iter().filter(|pod| crate::cluster::is_ready(pod)).count() == COUNT)
+    })?;
+    println!("    50 claims bound and mounted after {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+pub(super) fn mounted_and_unmounted_often(stage: &Stage) -> Result<()> {
+    const CYCLES: usize = 30;
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("data");
+    cluster.apply(&[claim.object(namespace)])?;
+    let node = cluster.workers()?.into_iter().next().unwrap_or_default();
+    let devices = || -> Result<String> {
+        let count = "ls /sys/fs/fuse/connections | wc -l; losetup -ln | wc -l";
+        crate::nodes::docker(&["exec", &node, "sh", "-c", count])
+    };
+    let mut before = None;
+    for cycle in 0..CYCLES {
+        let name = format!("pod-{cycle}");
+        cluster.apply(&[Pod::idle(&name, &claim).on(&node).object(cluster, namespace)])?;
+        cluster.wait_running(namespace, &name, RUNS_WITHIN)?;
+        cluster.kubectl(&["delete", "pod", "-n", namespace, &name, "--wait=true", "--timeout=60s"])?;
+        before.get_or_insert(devices()?);
+    }
+    until_true(RUNS_WITHIN, "as many loop devices and FUSE connections as after the first cycle", || {
+        Ok(Some(devices()?) == before)
+    })
+}
