@@ -1,0 +1,273 @@
+//! The cluster's objects as they were seen last, in memory: watched, never asked for one by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::Api;
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, Resource, ResourceExt as _};
+use lockstep_api::{MirrorPool, MirrorReplica, MirrorVolume};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::plan::pools::{Pool, parse_pools};
+use crate::reconcile::liveness::Beats;
+
+/// What changed, for whoever reconciles.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// A volume, or a part of one.
+    Volume(String),
+    /// A node, or its pool.
+    Node(String),
+    /// A node's Lease: mostly that it was renewed.
+    Beat(String),
+}
+
+/// Whoever wants to know what changed.
+type Audience = tokio::sync::mpsc::UnboundedSender<Touched>;
+
+/// The objects, and who is told of changes.
+pub struct Cluster {
+    /// Asks the API server.
+    pub client: Client,
+    /// Where Leases of volumes and of the leadership are.
+    pub namespace: String,
+    /// Where Leases of nodes are.
+    pub node_namespace: String,
+    /// Nodes.
+    pub nodes: Store<Node>,
+    /// Pools.
+    pub pools: Store<MirrorPool>,
+    /// Volumes.
+    pub volumes: Store<MirrorVolume>,
+    /// Their parts.
+    pub replicas: Store<MirrorReplica>,
+    /// Leases of nodes.
+    pub node_leases: Store<Lease>,
+    /// When each node's Lease was last seen renewed, on this program's clock.
+    pub beats: Mutex<Beats>,
+    changes: watch::Sender<u64>,
+    audience: Mutex<Option<Audience>>,
+}
+
+impl Debug for Cluster {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Cluster").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// The watches: they end when this is dropped.
+#[derive(Debug)]
+pub struct Watches {
+    tasks: JoinSet<()>,
+}
+
+/// The first lists did not come.
+#[derive(Debug, thiserror::Error)]
+#[error("the API server did not list the cluster's objects within {within:?}")]
+pub struct NotSynced {
+    /// How long was waited.
+    pub within: Duration,
+}
+
+impl Cluster {
+    /// Starts to watch.
+    #[must_use]
+    pub fn watch(client: Client, namespace: &str, node_namespace: &str) -> (Arc<Self>, Watches) {
+        let (nodes, nodes_writer) = store();
+        let (pools, pools_writer) = store();
+        let (volumes, volumes_writer) = store();
+        let (replicas, replicas_writer) = store();
+        let (node_leases, leases_writer) = store();
+        let cluster = Arc::new(Self {
+            client: client.clone(),
+            namespace: namespace.to_owned(),
+            node_namespace: node_namespace.to_owned(),
+            nodes,
+            pools,
+            volumes,
+            replicas,
+            node_leases,
+            beats: Mutex::new(Beats::default()),
+            changes: watch::Sender::new(0),
+            audience: Mutex::new(None),
+        });
+        let mut tasks = JoinSet::new();
+        let on = |cluster: &Arc<Self>| Arc::clone(cluster);
+        let all = client;
+        let it = on(&cluster);
+        tasks.spawn(follow(Api::<Node>::all(all.clone()), nodes_writer, move |node: &Node| {
+            it.told(Touched::Node(node.name_any()));
+        }));
+        let it = on(&cluster);
+        tasks.spawn(follow(Api::<MirrorPool>::all(all.clone()), pools_writer, move |pool: &MirrorPool| {
+            it.told(Touched::Node(pool.name_any()));
+        }));
+        let it = on(&cluster);
+        tasks.spawn(follow(Api::<MirrorVolume>::all(all.clone()), volumes_writer, move |volume: &MirrorVolume| {
+            it.told(Touched::Volume(volume.name_any()));
+        }));
+        let it = on(&cluster);
+        tasks.spawn(follow(Api::<MirrorReplica>::all(all.clone()), replicas_writer, move |part: &MirrorReplica| {
+            it.told(Touched::Volume(part.spec.volume.clone()));
+        }));
+        let it = on(&cluster);
+        let leases = Api::<Lease>::namespaced(all, node_namespace);
+        tasks.spawn(follow(leases, leases_writer, move |lease: &Lease| it.heard(lease)));
+        (cluster, Watches { tasks })
+    }
+
+    /// Waits until everything was listed once.
+    ///
+    /// # Errors
+    /// That took longer than `within`.
+    pub async fn synced(&self, within: Duration) -> Result<(), NotSynced> {
+        let all = async {
+            // Fails only when a watch has ended, which none does.
+            let _ = tokio::join!(
+                self.nodes.wait_until_ready(),
+                self.pools.wait_until_ready(),
+                self.volumes.wait_until_ready(),
+                self.replicas.wait_until_ready(),
+                self.node_leases.wait_until_ready(),
+            );
+        };
+        tokio::time::timeout(within, all).await.map_err(|_| NotSynced { within })
+    }
+
+    /// From now on, changes are told there.
+    pub fn tell(&self, audience: Audience) {
+        *lock(&self.audience) = Some(audience);
+    }
+
+    fn told(&self, touched: Touched) {
+        if let Some(audience) = &*lock(&self.audience) {
+            // Fails only at the end of the program.
+            let _ = audience.send(touched);
+        }
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn heard(&self, lease: &Lease) {
+        let said = lease.spec.as_ref().and_then(|spec| spec.renew_time.clone());
+        let version = lease.metadata.resource_version.clone();
+        lock(&self.beats).hear(&lease.name_any(), (said.map(|time| time.0), version), Instant::now());
+        self.told(Touched::Beat(lease.name_any()));
+    }
+
+    /// Rises with every change of any object.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Looks with every change until `look` gives something; nothing: `within` has passed.
+    pub async fn until<T>(&self, within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut changes = self.changes();
+        let found = async {
+            loop {
+                changes.borrow_and_update();
+                if let Some(found) = look() {
+                    return Some(found);
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(within, found).await.ok().flatten()
+    }
+
+    /// A volume.
+    #[must_use]
+    pub fn volume(&self, name: &str) -> Option<Arc<MirrorVolume>> {
+        self.volumes.get(&ObjectRef::new(name))
+    }
+
+    /// The pool of a node.
+    #[must_use]
+    pub fn pool(&self, node: &str) -> Option<Arc<MirrorPool>> {
+        self.pools.get(&ObjectRef::new(node))
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectRef::new(name))
+    }
+
+    /// The Lease of a node.
+    #[must_use]
+    pub fn node_lease(&self, node: &str) -> Option<Arc<Lease>> {
+        self.node_leases.get(&ObjectRef::new(node).within(&self.node_namespace))
+    }
+
+    /// All parts of a volume, in order of their nodes.
+    #[must_use]
+    pub fn parts(&self, volume: &str) -> Vec<Arc<MirrorReplica>> {
+        let mut parts = self.replicas.state_filter(|part| part.spec.volume == volume);
+        parts.sort_by(|a, b| a.spec.node_name.cmp(&b.spec.node_name));
+        parts
+    }
+
+    /// The pools as the planner sees them; `placed` are volumes that were placed a moment ago, and count in place of what was seen of them.
+    #[must_use]
+    pub fn plan_pools(&self, placed: &BTreeMap<String, MirrorVolume>) -> Vec<Pool> {
+        let (pools, nodes, volumes) = (self.pools.state(), self.nodes.state(), self.volumes.state());
+        let seen = volumes.iter().map(|volume| &**volume).filter(|volume| !placed.contains_key(&volume.name_any()));
+        parse_pools(pools.iter().map(|it| &**it), nodes.iter().map(|it| &**it), seen.chain(placed.values()))
+    }
+
+    /// Nodes whose Lease was not renewed for so long that they are taken for lost, and those that do not exist any more.
+    ///
+    /// Where more than half of all look lost, it is this program that does not hear, and nothing is said of any.
+    #[must_use]
+    pub fn lost_nodes(&self, stale_after: Duration) -> BTreeSet<String> {
+        let beats = lock(&self.beats);
+        let stale = beats.stale(stale_after, Instant::now());
+        let silent = if stale.len() * 2 > beats.count() { BTreeSet::new() } else { stale };
+        drop(beats);
+        let placed = self.replicas.state();
+        let gone = placed.iter().map(|part| part.spec.node_name.clone()).filter(|node| self.node(node).is_none());
+        silent.into_iter().chain(gone).collect()
+    }
+}
+
+/// Watches one kind into its store, for ever.
+async fn follow<K>(api: Api<K>, writer: kube::runtime::reflector::store::Writer<K>, told: impl Fn(&K))
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    K::DynamicType: Clone + Debug + Default + Eq + std::hash::Hash,
+{
+    let kind = K::kind(&K::DynamicType::default()).to_string();
+    let slim = |object: &mut K| object.managed_fields_mut().clear();
+    let events = watcher(api, watcher::Config::default()).default_backoff().modify(slim).reflect(writer);
+    let mut events = std::pin::pin!(events);
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object)) => {
+                told(&object);
+            }
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+            Err(error) => tracing::warn!(kind, %error, "watch_broke"),
+        }
+    }
+}
+
+/// A lock that nobody panics under.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watches {
+    /// Waits for a watch to end, which none does.
+    pub async fn ended(&mut self) {
+        self.tasks.join_next().await;
+    }
+}

@@ -1,0 +1,61 @@
+//! DeleteVolume: refused while the volume is used; else the object goes, and answers when the nodes that are there have deleted their parts.
+
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt as _;
+use lockstep_api::{MirrorReplica, MirrorVolume};
+use lockstep_csi::controller_port::DeleteError;
+use lockstep_csi::volume::VolumeId;
+
+use super::Port;
+use crate::plan::status::{DELETION_BLOCKED, IN_USE, NODES_AWAY, Observed, users};
+use crate::reconcile::apply::{self, ApplyError};
+
+impl Port {
+    pub(super) async fn delete(&self, id: &VolumeId, within: Duration) -> Result<(), DeleteError> {
+        let deadline = Instant::now() + within;
+        let found = self.read(id).await.map_err(|error| DeleteError::Uncertain { source: Box::new(error) })?;
+        let Some(volume) = found else { return Ok(()) };
+        if volume.metadata.deletion_timestamp.is_none() {
+            let nodes = self.users_of(&volume);
+            if !nodes.is_empty() {
+                return Err(DeleteError::InUse { nodes });
+            }
+            match apply::delete(&self.cluster.client, &volume).await {
+                // Another of this name by now: the one that was asked about is gone.
+                Ok(()) | Err(ApplyError::Conflict) => {}
+                Err(error @ ApplyError::Refused { .. }) => return Err(DeleteError::Failed { source: Box::new(error) }),
+                Err(error) => return Err(DeleteError::Uncertain { source: Box::new(error) }),
+            }
+        }
+        self.wait_deleted(&volume, deadline).await
+    }
+
+    fn users_of(&self, volume: &MirrorVolume) -> Vec<String> {
+        let parts = self.cluster.parts(&volume.name_any());
+        let parts: Vec<&MirrorReplica> = parts.iter().map(|part| &**part).collect();
+        let dead = self.cluster.lost_nodes(self.config.fail_over.node_lease_stale_after);
+        users(Observed { volume, parts: &parts, dead: &dead })
+    }
+
+    async fn wait_deleted(&self, volume: &MirrorVolume, deadline: Instant) -> Result<(), DeleteError> {
+        let (name, uid) = (volume.name_any(), volume.uid());
+        let look = || {
+            let Some(volume) = self.cluster.volume(&name).filter(|found| found.uid() == uid) else {
+                return Some(Ok(()));
+            };
+            let conditions = &volume.status.as_ref()?.conditions;
+            let blocked = conditions.iter().find(|it| it.type_ == DELETION_BLOCKED && it.status == "True")?;
+            match blocked.reason.as_str() {
+                // Whoever is away finishes when it is back: nothing of it is reachable for anybody.
+                NODES_AWAY => Some(Ok(())),
+                IN_USE => Some(Err(DeleteError::InUse { nodes: self.users_of(&volume) })),
+                _ => None,
+            }
+        };
+        let found = self.cluster.until(deadline.saturating_duration_since(Instant::now()), look).await;
+        found.unwrap_or_else(|| {
+            Err(DeleteError::StillWorking { state: "its nodes are deleting their parts".to_owned() })
+        })
+    }
+}

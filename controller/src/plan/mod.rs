@@ -1,0 +1,9 @@
+//! Decisions over the cluster's objects: pure functions, nothing read and nothing written. [`crate::reconcile`] carries them out.
+
+pub mod capacity;
+pub mod definition;
+pub mod pairing;
+pub mod pools;
+pub mod status;
+
+pub use pools::Pool;
