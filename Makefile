@@ -7,6 +7,8 @@
 #   make soak     kills, pauses and cut links of real processes: ROUNDS=n of one writer, SOAK_SECONDS=n of several
 #   make fuzz     every fuzz target of the codecs: FUZZ_SECONDS=n each
 #   make bench    against the raw disk and qemu-storage-daemon; BENCH=quick for a short look
+#   make images   container images, for docker; REGISTRY=... pushes them there, TAG=... names them
+#   make manifests    the parts of the chart that are generated, and manifests/
 #
 # Programs that mount file systems and configure loop devices run as root: through sudo where the caller is not.
 
@@ -35,7 +37,7 @@ as_root := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # Test programs mount and configure loop devices too: cargo starts them by this.
 runner := $(if $(as_root),--config 'target."cfg(all())".runner="sudo -E"')
 
-.PHONY: help demo test check sim variants soak fuzz bench programs kube setup
+.PHONY: help demo test check sim variants soak fuzz bench programs kube setup images manifests
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -97,3 +99,11 @@ bench: programs kube
 	$(CARGO) build $(profile) -p lockstep-core --example policing_cost
 	$(CARGO) build $(profile) -p lockstep-e2e --example lease_levels
 	$(as_root) $(programs)/bench --profile $(BENCH)
+
+# REGISTRY and TAG reach the script as make hands on what its command line and its environment set.
+images:
+	@scripts/images build
+
+manifests: setup
+	@scripts/kube-programs build cluster
+	@scripts/manifests render
