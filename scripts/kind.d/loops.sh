@@ -1,14 +1,16 @@
 # Loop devices that the nodes of a cluster bound and did not give back. A killed node cannot: loop devices are the kernel's, and stay.
 # To be sourced by scripts/kind.
 
-# Every bound loop device: its name, and the device and inode of its file.
+# Every bound loop device: its name, and the device and inode of its file. (losetup's raw format pads the numbers of the device.)
 bound_loops() {
-    losetup --list --noheadings --raw --output NAME,BACK-MAJ:MIN,BACK-INO
+    losetup --list --noheadings --output NAME,BACK-MAJ:MIN,BACK-INO | awk '{print $1, $2, $3}'
 }
 
 # Whether any process still sees a file system of device $1 (major:minor).
 mounted_anywhere() {
-    "${as_root[@]}" sh -c 'cat /proc/[0-9]*/mountinfo 2>/dev/null' | awk -v device="$1" '$3 == device {found = 1; exit} END {exit !found}'
+    # Read to the end, also where some process ends meanwhile: a pipe that breaks must not look like a file system that is not there.
+    "${as_root[@]}" sh -c 'cat /proc/[0-9]*/mountinfo 2>/dev/null || true' |
+        awk -v device="$1" '$3 == device {found = 1} END {exit !found}'
 }
 
 # The directories on this machine that are the given containers' volumes.
