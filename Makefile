@@ -55,7 +55,7 @@ programs: setup
 
 # What the tests of Kubernetes run. Built by whoever calls make, and found by the tests also where they run as root.
 kube:
-	@scripts/kube-programs
+	@scripts/kube-programs build apiserver chart
 
 demo: programs
 	$(as_root) $(programs)/demo
@@ -105,5 +105,5 @@ images:
 	@scripts/images build
 
 manifests: setup
-	@scripts/kube-programs build cluster
+	@scripts/kube-programs build chart
 	@scripts/manifests render
