@@ -52,8 +52,9 @@ node_root() { debian_root node "$node_packages" "$node_trim"; }
 programs_of() {
     local root=$1 tree=$2 whole name files library libraries place
     shift 2
-    whole=$(mktemp -d "$work/root.XXXXXX")
-    tar -C "$whole" --exclude='./dev/*' -xf "$root"
+    # Kept until the caller ends and removes what it worked in.
+    whole=$work/whole-$(basename "$root" .tar)
+    [ -d "$whole" ] || { mkdir "$whole" && tar -C "$whole" --exclude='./dev/*' -xf "$root"; }
     (
         cd "$whole"
         # What /lib and /lib64 link to is where programs look for the one that loads their libraries.
@@ -69,5 +70,4 @@ programs_of() {
         done
         printf '%s\0' "${files[@]}" | sort -zu | xargs -0 cp -L --parents --target-directory "$tree"
     )
-    "${as_root[@]}" rm -rf "$whole"
 }

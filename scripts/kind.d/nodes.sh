@@ -70,6 +70,7 @@ processes_in_state() {
 # starts in the node afterwards (`docker exec`) runs.
 pause() {
     local pids deadline=$((SECONDS + seconds_max))
+    processes_of "$1" >/dev/null
     # Those that were being started meanwhile need another look.
     while [ -n "$(processes_in_state "$1" RS)" ]; do
         [ "$SECONDS" -lt "$deadline" ] || fail "$1 has processes that do not stop: $(processes_in_state "$1" RS | paste -sd ' ')"
@@ -80,6 +81,7 @@ pause() {
 
 resume() {
     local pids
+    processes_of "$1" >/dev/null
     mapfile -t pids < <(processes_of "$1")
     # Some end as soon as they can.
     "${as_root[@]}" kill -CONT "${pids[@]}" 2>/dev/null || true
