@@ -84,3 +84,63 @@ pub(super) const fn of_health(error: &HealthError) -> Code {
         HealthError::Host { .. } => Code::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::{of_publish, of_stage};
+    use crate::capability::AccessMode;
+    use crate::node_port::{Cause, PublishError, StageError};
+    use crate::path::AbsolutePath;
+    use crate::publications::Refusal;
+
+    /// What kubelet takes for "perhaps there": it takes it back before it forgets.
+    fn is_uncertain(code: Code) -> bool {
+        matches!(
+            code,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled | Code::ResourceExhausted
+        )
+    }
+
+    fn text() -> String {
+        "any".to_owned()
+    }
+
+    fn source() -> Cause {
+        "any".into()
+    }
+
+    #[test]
+    fn kubelet_forgets_only_what_left_nothing_behind() {
+        let stagings = [
+            StageError::UnknownVolume,
+            StageError::Unsupported { reason: text() },
+            StageError::OtherCapability { difference: text() },
+            StageError::HeldElsewhere { holder: text() },
+            StageError::Forbidden { reason: text() },
+            StageError::Host { doing: text(), source: source() },
+            StageError::TooMany { limit: 1 },
+            StageError::StillWorking { state: text() },
+            StageError::NotReachable { whom: text(), source: source() },
+        ];
+        let uncertain: Vec<bool> = stagings.iter().map(|error| is_uncertain(of_stage(error))).collect();
+        assert_eq!(uncertain, [false, false, false, false, false, false, true, true, true]);
+        let path = || AbsolutePath::parse("/any").expect("a path");
+        let publications = [
+            PublishError::UnknownVolume,
+            PublishError::NotStaged { staging_path: path() },
+            PublishError::Unsupported { reason: text() },
+            PublishError::Refused(Refusal::OtherThere { target_path: path(), difference: "any" }),
+            PublishError::Refused(Refusal::OnlyOnePath {
+                target_path: path(),
+                mode: AccessMode::SingleNodeSingleWriter,
+            }),
+            PublishError::Host { doing: text(), source: source() },
+            PublishError::StillWorking { state: text() },
+            PublishError::NotReachable { whom: text(), source: source() },
+        ];
+        let uncertain: Vec<bool> = publications.iter().map(|error| is_uncertain(of_publish(error))).collect();
+        assert_eq!(uncertain, [false, false, false, false, false, false, true, true]);
+    }
+}
