@@ -1,6 +1,6 @@
 //! The way to the API server: one request at a time, each with a bound, none sent twice.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -19,10 +19,13 @@ pub const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 /// For a connection that nobody waits for any more.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// In the place of a kubeconfig file: the account of the pod that the program runs in.
+pub const IN_CLUSTER: &str = "in-cluster";
+
 /// Where the Leases are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The file that names the API server and who this program is there.
+    /// The file that names the API server and who this program is there, or [`IN_CLUSTER`].
     pub kubeconfig: PathBuf,
     /// The namespace of all Leases.
     pub namespace: String,
@@ -149,8 +152,7 @@ impl Access {
     pub(crate) async fn leases(&self) -> Result<Api<Lease>, String> {
         let mut client = self.client.lock().await;
         if client.is_none() {
-            let path = self.place.kubeconfig.display();
-            let made = connect(&self.place).await.map_err(|error| format!("kubeconfig {path}: {}", chain(&*error)))?;
+            let made = connect(&self.place).await.map_err(|error| chain(&error))?;
             *client = Some(Connected(made));
         }
         let Some(Connected(client)) = &*client else { return Err("no client".to_owned()) };
@@ -158,16 +160,43 @@ impl Access {
     }
 }
 
-async fn connect(place: &Place) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let kubeconfig = Kubeconfig::read_from(&place.kubeconfig)?;
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+/// Why a program does not know how to reach the API server.
+#[derive(Debug, thiserror::Error)]
+#[error("kubeconfig {}", kubeconfig.display())]
+pub struct ReadAccess {
+    /// The file, or [`IN_CLUSTER`].
+    pub kubeconfig: PathBuf,
+    /// Why.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// How the API server is reached as `kubeconfig` says, or from within the cluster ([`IN_CLUSTER`]): without a proxy, and no request
+/// is sent a second time by itself. The caller sets the bounds.
+///
+/// # Errors
+/// The file, or what a pod is given, cannot be read.
+pub async fn read_access(kubeconfig: &Path) -> Result<Config, ReadAccess> {
+    let read = async || -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
+        if kubeconfig == Path::new(IN_CLUSTER) {
+            return Ok(Config::incluster()?);
+        }
+        let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+        Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+    };
+    let mut config = read().await.map_err(|source| ReadAccess { kubeconfig: kubeconfig.to_owned(), source })?;
     // A swap is never sent twice: who asked decides, after having read again.
     config.default_retry = false;
-    // Who asks has given up long before; this ends what goes on behind its back.
-    config.connect_timeout = Some(CONNECT_LIMIT);
     // Nodes reach their API server directly: what the environment says of proxies is for other programs.
     config.proxy_url = None;
-    Ok(Client::try_from(config)?)
+    Ok(config)
+}
+
+async fn connect(place: &Place) -> Result<Client, ReadAccess> {
+    let mut config = read_access(&place.kubeconfig).await?;
+    // Who asks has given up long before; this ends what goes on behind its back.
+    config.connect_timeout = Some(CONNECT_LIMIT);
+    Client::try_from(config)
+        .map_err(|source| ReadAccess { kubeconfig: place.kubeconfig.clone(), source: Box::new(source) })
 }
 
 /// An error with its causes, each said once.

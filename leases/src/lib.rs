@@ -17,7 +17,7 @@ mod requests;
 mod service;
 mod watch;
 
-pub use access::{Place, REQUEST_LIMIT, RequestError};
+pub use access::{IN_CLUSTER, Place, REQUEST_LIMIT, ReadAccess, RequestError, read_access};
 pub use node::RENEW_EVERY;
 pub use register::{CreateRegister, Leases};
 pub use requests::{Kind, Requests, Verb};

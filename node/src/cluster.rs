@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::input;
 
-/// How many nodes one cluster may list. A bound for what is walked and asked in parallel, not for the protocol.
-pub const NODES_MAX: usize = 64;
+/// How many nodes one cluster may list. A bound for what is read and walked, not for the protocol; Kubernetes has at most 5,000.
+pub const NODES_MAX: usize = 5000;
 
 /// Why a cluster file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +196,8 @@ pub struct This {
     pub volume_dev_dir: PathBuf,
     /// Event loops of the engine.
     pub loops: usize,
-    /// How this node reaches the API server; absent: it cannot take part in volumes that Kubernetes Leases arbitrate.
+    /// How this node reaches the API server: a file, or the word of [`lockstep_leases::IN_CLUSTER`]; absent: it cannot take part in
+    /// volumes that Kubernetes Leases arbitrate.
     pub kubeconfig: Option<PathBuf>,
     /// Where the Leases are, the same on all nodes.
     pub namespace: String,
@@ -322,7 +323,7 @@ impl ClusterFile {
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for (index, table) in self.nodes.into_iter().enumerate() {
             let at = |field: &str| format!("nodes[{index}].{field}");
-            input::check_name("name", &table.name).map_err(|failure| (at("name"), failure.to_string()))?;
+            input::check_node_name("name", &table.name).map_err(|failure| (at("name"), failure.to_string()))?;
             if table.id == 0 {
                 return Err((at("id"), "must be 1 or more".to_owned()));
             }

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 
-/// Longest name of a volume or node: it becomes a file name, a device name and (later) a label of Kubernetes.
+/// Longest name of a volume, and of each part of a node's name: it becomes a file name, a device name and (later) a label of Kubernetes.
 pub const NAME_BYTES_MAX: usize = 63;
 
 /// Logical and physical block of every volume.
@@ -11,7 +11,7 @@ pub const BLOCK_BYTES: u64 = 4096;
 /// Largest volume: far above any pool, and far below where 64-bit sums of sizes could overflow.
 pub const VOLUME_BYTES_MAX: u64 = 1 << 50;
 
-/// Checks a name of a volume or node.
+/// Checks a name of a volume.
 ///
 /// # Errors
 /// Wrong input, saying which rule the name breaks.
@@ -30,6 +30,23 @@ pub fn check_name(field: &str, name: &str) -> Result<(), Failure> {
         return wrong("starts or ends with '-'".to_owned());
     }
     Ok(())
+}
+
+/// Longest name of a node of Kubernetes.
+pub const NODE_NAME_BYTES_MAX: usize = 253;
+
+/// Checks a name of a node: like a volume's, or several such joined by dots, as Kubernetes names nodes.
+///
+/// # Errors
+/// Wrong input, saying which rule the name breaks.
+pub fn check_node_name(field: &str, name: &str) -> Result<(), Failure> {
+    if name.len() > NODE_NAME_BYTES_MAX {
+        let reason = format!("is {} bytes long; at most {NODE_NAME_BYTES_MAX} are possible", name.len());
+        return Err(Failure::wrong_input(field, name, reason));
+    }
+    name.split('.')
+        .try_for_each(|label| check_name(field, label))
+        .map_err(|failure| Failure::wrong_input(field, name, failure.message))
 }
 
 /// Checks the size of a volume.
@@ -106,7 +123,19 @@ pub fn from_hex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_name, check_size, from_hex, parse_size, show_bytes, show_exact, to_hex};
+    use super::{check_name, check_node_name, check_size, from_hex, parse_size, show_bytes, show_exact, to_hex};
+
+    #[test]
+    fn a_node_is_named_as_in_kubernetes() {
+        let longest = ["x".repeat(63), "x".repeat(63), "x".repeat(63), "x".repeat(61)].join(".");
+        for good in ["a", "worker-1.example.org", &longest] {
+            assert!(check_node_name("node", good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "a..b", "a.", "-a.b", "a/b", "A", &format!("{longest}x"), &"x".repeat(64)] {
+            let failure = check_node_name("node", bad).expect_err(bad);
+            assert_eq!(failure.value.as_deref(), Some(bad));
+        }
+    }
 
     #[test]
     fn names_keep_to_their_alphabet_and_length() {

@@ -161,21 +161,13 @@ impl Spec {
     /// As it travels.
     #[must_use]
     pub fn to_proto(&self) -> proto::VolumeSpec {
-        let ack = match self.ack {
-            Ack::Disk => proto::Ack::Disk,
-            Ack::Durable => proto::Ack::Durable,
-        };
-        let on_quorum_loss = match self.on_quorum_loss {
-            OnQuorumLoss::Suspend => proto::OnQuorumLoss::Suspend,
-            OnQuorumLoss::Error => proto::OnQuorumLoss::Error,
-        };
         proto::VolumeSpec {
             name: self.name.clone(),
             id: input::to_hex(&self.id),
             generation: format!("{:016x}", self.generation),
             size_bytes: self.size_bytes,
-            ack: ack.into(),
-            on_quorum_loss: on_quorum_loss.into(),
+            ack: self.ack.to_proto().into(),
+            on_quorum_loss: self.on_quorum_loss.to_proto().into(),
             access: self.access.to_proto().into(),
             arbiter: self.arbiter.to_proto().into(),
             policing_shards: self.policing.shards(),
@@ -205,6 +197,28 @@ pub const fn parse_ack(ack: proto::Ack) -> Ack {
     match ack {
         proto::Ack::Unspecified | proto::Ack::Disk => Ack::Disk,
         proto::Ack::Durable => Ack::Durable,
+    }
+}
+
+impl Ack {
+    /// As it travels.
+    #[must_use]
+    pub const fn to_proto(self) -> proto::Ack {
+        match self {
+            Ack::Disk => proto::Ack::Disk,
+            Ack::Durable => proto::Ack::Durable,
+        }
+    }
+}
+
+impl OnQuorumLoss {
+    /// As it travels.
+    #[must_use]
+    pub const fn to_proto(self) -> proto::OnQuorumLoss {
+        match self {
+            OnQuorumLoss::Suspend => proto::OnQuorumLoss::Suspend,
+            OnQuorumLoss::Error => proto::OnQuorumLoss::Error,
+        }
     }
 }
 

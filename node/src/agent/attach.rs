@@ -26,11 +26,11 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where a caller hears what happens.
-pub(super) type Events = Sender<Result<proto::AttachVolumeEvent, Status>>;
+pub(crate) type Events = Sender<Result<proto::AttachVolumeEvent, Status>>;
 
 impl Agent {
     /// Attaches, telling `events` meanwhile what is waited for.
-    pub(super) async fn attach(
+    pub(crate) async fn attach(
         &self,
         request: proto::AttachVolumeRequest,
         events: &Events,
@@ -152,17 +152,17 @@ impl Agent {
     }
 
     pub(super) fn device_path(&self, volume: &str) -> PathBuf {
-        self.cluster.this.volume_dev_dir.join(volume)
+        self.cluster().this.volume_dev_dir.join(volume)
     }
 
-    pub(super) async fn detach(&self, name: &str) -> Result<bool, Failure> {
+    pub(crate) async fn detach(&self, name: &str) -> Result<bool, Failure> {
         let spec = self.volume(name).await?;
         let path = self.device_path(&spec.name);
         if let Some(point) = observe_mounted(&path).map_err(|error| Failure::of_host("list the mounts", &error))? {
             let message = format!("volume {name:?} is mounted at {}: unmount it first", point.display());
             return Err(Failure::state_forbids(message));
         }
-        let request = proto::EngineDetachRequest { volume: spec.name.clone() };
+        let request = proto::EngineDetachRequest { volume: spec.name.clone(), force: false };
         let reply = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().detach(request)).await;
         let was_attached = match reply {
             Ok(reply) => reply.was_attached,

@@ -17,6 +17,7 @@ use crate::{input, rpc};
 
 impl Agent {
     pub(super) async fn create(&self, request: proto::CreateVolumeRequest) -> Result<proto::VolumeStatus, Failure> {
+        self.check_keeper("make one")?;
         input::check_name("name", &request.name)?;
         input::check_size(request.size_bytes)?;
         let wish = Wish {
@@ -49,7 +50,7 @@ impl Agent {
         request: &proto::CreateVolumeRequest,
         (wish, policing): (&Wish, Policing),
     ) -> Result<proto::VolumeStatus, Failure> {
-        let names = |ids: Vec<u32>| ids.into_iter().map(|id| self.cluster.name_of(id)).collect::<Vec<_>>();
+        let names = |ids: Vec<u32>| ids.into_iter().map(|id| self.cluster().name_of(id)).collect::<Vec<_>>();
         let mut on = wish.on.clone();
         on.sort();
         let mut known_on = names(known.replicas.keys().copied().collect());
@@ -59,7 +60,7 @@ impl Agent {
             && (count == 0 || count == known_on.len())
             && (count != 0 || !on.is_empty() || known_on.len() == 2)
             && (wish.tie_breaker.is_empty()
-                || known.tie_breaker.map(|id| self.cluster.name_of(id)).as_deref() == Some(&wish.tie_breaker));
+                || known.tie_breaker.map(|id| self.cluster().name_of(id)).as_deref() == Some(&wish.tie_breaker));
         let same_settings = known.size_bytes == request.size_bytes
             && known.ack == spec::parse_ack(request.ack())
             && known.on_quorum_loss == spec::parse_on_quorum_loss(request.on_quorum_loss())
@@ -86,7 +87,7 @@ impl Agent {
         let request = Request::Create(proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false });
         let results = self.ask_all(&members, &request).await;
         if let Some((id, failure)) = results.into_iter().find_map(|(id, result)| Some((id, result.err()?))) {
-            let message = format!("node {}: {}", self.cluster.name_of(id), failure.message);
+            let message = format!("node {}: {}", self.cluster().name_of(id), failure.message);
             return Err(self.undone(spec, Failure { message, ..failure }).await);
         }
         self.registry.finish(spec).map_err(registry_failure)?;
@@ -117,7 +118,7 @@ impl Agent {
         for (id, result) in results {
             if let Err(failure) = result {
                 undone = false;
-                let node = self.cluster.name_of(id);
+                let node = self.cluster().name_of(id);
                 tracing::warn!(volume = spec.name, node, %failure, "creation not undone yet");
             }
         }
@@ -132,7 +133,7 @@ impl Agent {
     }
 
     /// Makes this node's part of a volume, as another agent (or this one) asks. Idempotent.
-    pub(super) async fn create_here(&self, spec: &Spec) -> Result<(), Failure> {
+    pub(crate) async fn create_here(&self, spec: &Spec) -> Result<(), Failure> {
         let _part = self.part.lock().await;
         self.register_here(spec)?;
         let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false };
@@ -147,7 +148,7 @@ impl Agent {
     }
 
     /// Remembers a volume that exists, or will when its creation succeeds.
-    pub(super) fn register_here(&self, spec: &Spec) -> Result<(), Failure> {
+    pub(crate) fn register_here(&self, spec: &Spec) -> Result<(), Failure> {
         match self.registry.put_volume(spec) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Failure::state_forbids(format!("another volume is named {:?} there", spec.name))),

@@ -15,13 +15,14 @@ impl Agent {
         &self,
         request: proto::DeleteVolumeRequest,
     ) -> Result<proto::DeleteVolumeReply, Failure> {
+        self.check_keeper("delete one")?;
         let _changing = self.changing.lock().await;
         let spec = self.volume(&request.volume).await?;
         self.check_not_attached(&spec, request.allow_absent).await?;
         if spec.arbiter == Arbiter::Lease {
             self.leases()?;
         }
-        let pending: Vec<u32> = self.cluster.nodes.iter().map(|node| node.id).collect();
+        let pending: Vec<u32> = self.cluster().nodes.iter().map(|node| node.id).collect();
         let work = Unfinished::Delete { spec: spec.clone(), pending: pending.clone(), leases_deleted: false };
         self.registry.put_unfinished(&work).map_err(|error| Failure::of_host("write down the deletion", &error))?;
         let (pending, leases) = self.carry_on_delete(&spec, pending, false).await;
@@ -29,7 +30,7 @@ impl Agent {
         let pending_nodes = pending
             .into_iter()
             .filter(|id| spec.members().any(|member| member == *id))
-            .map(|id| self.cluster.name_of(id));
+            .map(|id| self.cluster().name_of(id));
         let leases_pending = leases.unwrap_or_default();
         Ok(proto::DeleteVolumeReply { pending_nodes: pending_nodes.collect(), leases_pending })
     }
@@ -40,7 +41,7 @@ impl Agent {
         // Who learned of a detach last may not know it yet: the newest configuration decides.
         let mut newest: Option<proto::VolumeStatus> = None;
         for (id, reply) in self.ask_all(&members, &request).await {
-            let node = self.cluster.name_of(id);
+            let node = self.cluster().name_of(id);
             match reply {
                 Ok(Reply::Status(status)) => {
                     if newest.as_ref().is_none_or(|newest| newest.epoch < status.epoch) {
@@ -99,7 +100,7 @@ impl Agent {
     }
 
     /// Deletes this node's part of a volume, if it is the one of this identity. Idempotent.
-    pub(super) async fn delete_here(&self, name: &str, id: [u8; 16]) -> Result<bool, Failure> {
+    pub(crate) async fn delete_here(&self, name: &str, id: [u8; 16]) -> Result<bool, Failure> {
         input::check_name("volume", name)?;
         let _part = self.part.lock().await;
         let request = proto::DeleteReplicaRequest { volume: name.to_owned(), id: input::to_hex(&id) };

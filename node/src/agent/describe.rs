@@ -31,27 +31,29 @@ impl Agent {
         proto::NodeDescription {
             node: self.me.name.clone(),
             node_id: self.me.id,
-            cluster: self.cluster.psk.fingerprint(),
+            cluster: self.cluster().psk.fingerprint(),
             pool,
             engine_ready: identity.ready,
             engine_reason: identity.reason,
             incarnation: identity.incarnation,
-            nodes: self.cluster.nodes.iter().map(describe_address).collect(),
+            nodes: self.cluster().nodes.iter().map(describe_address).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             dedicated_address: self.own_dedicated().map(|address| address.to_string()).unwrap_or_default(),
-            metrics_port: self.cluster.this.metrics_port.map_or(0, u32::from),
+            metrics_port: self.cluster().this.metrics_port.map_or(0, u32::from),
         }
     }
 
-    fn own_dedicated(&self) -> Option<IpAddr> {
+    /// This node's own address on the dedicated network, if it is on one.
+    pub(crate) fn own_dedicated(&self) -> Option<IpAddr> {
         match self.me.dedicated? {
             Dedicated::Address(address) => Some(address),
             network @ Dedicated::Network { .. } => host::addresses::own_in(network),
         }
     }
 
-    pub(super) fn describe_pool(&self) -> Option<proto::Pool> {
-        self.cluster.this.pool.as_ref()?;
+    /// This node's pool; none: it shall have none.
+    pub(crate) fn describe_pool(&self) -> Option<proto::Pool> {
+        self.cluster().this.pool.as_ref()?;
         let open = match self.pool() {
             Ok(open) => open?,
             Err(reason) => return Some(proto::Pool { reason, ..Default::default() }),
@@ -74,11 +76,11 @@ impl Agent {
 
     /// All nodes as they describe themselves, for a decision about a new volume.
     pub(super) async fn observe_candidates(&self) -> Vec<Candidate> {
-        let ids: Vec<u32> = self.cluster.nodes.iter().map(|node| node.id).collect();
+        let ids: Vec<u32> = self.cluster().nodes.iter().map(|node| node.id).collect();
         let replies = self.ask_all(&ids, &Request::Describe(proto::GetNodeRequest {})).await;
         replies
             .into_iter()
-            .map(|(id, reply)| Candidate { id, name: self.cluster.name_of(id), offer: parse_offer(reply) })
+            .map(|(id, reply)| Candidate { id, name: self.cluster().name_of(id), offer: parse_offer(reply) })
             .collect()
     }
 }
@@ -101,7 +103,8 @@ fn parse_offer(reply: Result<Reply, Failure>) -> Result<Offer, Unfit> {
     Ok(Offer { incarnation: description.incarnation, pool_bytes })
 }
 
-fn describe_address(node: &crate::cluster::Node) -> proto::NodeAddress {
+/// A node as it is told.
+pub(crate) fn describe_address(node: &crate::cluster::Node) -> proto::NodeAddress {
     proto::NodeAddress {
         node_id: node.id,
         node: node.name.clone(),

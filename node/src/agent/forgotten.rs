@@ -18,7 +18,7 @@ impl Agent {
         if !self.registry.volumes().is_empty() || !self.registry.unfinished().is_empty() {
             return Vec::new();
         }
-        self.cluster.nodes.iter().map(|node| node.id).filter(|id| *id != self.me.id).collect()
+        self.cluster().nodes.iter().map(|node| node.id).filter(|id| *id != self.me.id).collect()
     }
 
     /// Asks them, strikes those that answered, and says whether something was learned.
@@ -36,7 +36,7 @@ impl Agent {
                     Ok(()) => {
                         tracing::warn!(
                             volume = spec.name,
-                            told_by = self.cluster.name_of(id),
+                            told_by = self.cluster().name_of(id),
                             "forgotten volume recalled"
                         );
                         learned = true;
@@ -68,7 +68,7 @@ impl Agent {
     }
 
     /// Whether this node's engine has a part of the volume, in whatever state.
-    pub(super) async fn has_part(&self, volume: &str) -> Result<bool, Failure> {
+    pub(crate) async fn has_part(&self, volume: &str) -> Result<bool, Failure> {
         match self.engine_status(volume).await {
             Err(failure) if failure.kind == Kind::WrongInput => Ok(false),
             // It is being opened, or cannot be used.
@@ -78,7 +78,7 @@ impl Agent {
     }
 
     /// Makes this node a member of a volume that exists and of which it holds nothing (any more).
-    pub(super) async fn admit_here(&self, spec: &Spec) -> Result<(), Failure> {
+    pub(crate) async fn admit_here(&self, spec: &Spec) -> Result<(), Failure> {
         let _part = self.part.lock().await;
         // Meanwhile it may have been made or deleted.
         let deleted = self.registry.volume(&spec.name).is_none_or(|known| known.id != spec.id);

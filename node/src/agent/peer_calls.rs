@@ -1,6 +1,8 @@
 //! Sealed calls to the other agents, and the answers to theirs.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use lockstep_proto::node::v1 as proto;
@@ -14,7 +16,7 @@ use tonic::{Response, Status};
 
 use super::seal::Number;
 use super::{Agent, CHANGE_WITHIN};
-use crate::cluster::Cluster;
+use crate::cluster::Node;
 use crate::failure::Failure;
 use crate::rpc;
 use crate::spec::Spec;
@@ -25,17 +27,25 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// Largest sealed message that is read. A list of all volumes of a large cluster is far below.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Connections to the other agents, made when first used.
-pub(super) struct Peers(BTreeMap<u32, PeerClient<Channel>>);
+/// Connections to the other agents, each with the address that it is to, made when first used.
+#[derive(Default)]
+pub(super) struct Peers(Mutex<BTreeMap<u32, (SocketAddr, PeerClient<Channel>)>>);
 
 impl Peers {
-    pub(super) fn new(cluster: &Cluster) -> Self {
-        let client = |node: &crate::cluster::Node| {
-            let endpoint = Endpoint::from_shared(format!("http://{}", node.agent_address()));
-            let endpoint = endpoint.expect("an address and port is a URI").connect_timeout(CONNECT_WITHIN);
-            (node.id, PeerClient::new(endpoint.connect_lazy()).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        };
-        Self(cluster.nodes.iter().map(client).collect())
+    /// The connection to a node, where it is now.
+    fn client(&self, node: &Node) -> PeerClient<Channel> {
+        let address = node.agent_address();
+        let mut clients = self.0.lock().expect("no holder panics");
+        match clients.get(&node.id) {
+            Some((known, client)) if *known == address => client.clone(),
+            _ => {
+                let endpoint = Endpoint::from_shared(format!("http://{address}"));
+                let endpoint = endpoint.expect("an address and port is a URI").connect_timeout(CONNECT_WITHIN);
+                let client = PeerClient::new(endpoint.connect_lazy()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+                clients.insert(node.id, (address, client.clone()));
+                client
+            }
+        }
     }
 }
 
@@ -45,13 +55,14 @@ impl Agent {
         if id == self.me.id {
             return self.on_request(request).await;
         }
-        let whom = format!("node {}", self.cluster.name_of(id));
+        let whom = format!("node {}", self.cluster().name_of(id));
         let longest = match request {
             Request::Create(_) | Request::Delete(_) | Request::TakeGrants(_) => CHANGE_WITHIN + rpc::ANSWER_WITHIN,
             _ => rpc::ANSWER_WITHIN,
         };
-        let mut client =
-            self.peers.0.get(&id).cloned().ok_or_else(|| Failure::other(format!("{whom} is not in the cluster")))?;
+        let cluster = self.cluster();
+        let node = cluster.node_by_id(id).ok_or_else(|| Failure::other(format!("{whom} is not in the cluster")))?;
+        let mut client = self.peers.client(node);
         let challenge = rpc::answer(&whom, rpc::ANSWER_WITHIN, client.challenge(ChallengeRequest {})).await?.challenge;
         let nonce = Number::random().map_err(|error| Failure::of_host("read random bytes", &error))?;
         let request = PeerRequest { request: Some(request) };

@@ -12,9 +12,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use super::peer_calls::PeerService;
-use super::registry::Registry;
 use super::service::NodeService;
-use super::{Agent, upkeep};
+use super::{Agent, Keeper, upkeep};
 use crate::cluster::Cluster;
 use crate::host::lock;
 use crate::process::{self, Record};
@@ -51,10 +50,9 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
     };
     let pid_file = state.pid_file(Program::Agent);
     Record::of_self()?.write(&pid_file)?;
-    let registry = Registry::open(&state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // Channels belong to the runtime, even before they connect.
-    let served = runtime.block_on(async { serve(Agent::new(cluster, me, state, registry)).await });
+    let served = runtime.block_on(async { serve(Agent::open(cluster, me, state, Keeper::Agents)?).await });
     // Blocking work on a dead disk must not keep the program.
     runtime.shutdown_background();
     process::forget_self(&pid_file);
@@ -63,28 +61,41 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<()> {
 
 async fn serve(agent: Agent) -> anyhow::Result<()> {
     let agent = Arc::new(agent);
-    let socket = agent.state.node_socket();
-    let address = agent.me.agent_address();
-    let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?;
-    let incoming = rpc::listen_unix(&socket).with_context(|| format!("listen at {}", socket.display()))?;
-    tracing::info!(node = agent.me.name, %address, "agent started");
-
+    let callers = serve_callers(&agent)?;
+    tracing::info!(node = agent.me.name, address = %agent.me.agent_address(), "agent started");
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let peers = Server::builder()
-        .add_service(PeerServer::new(PeerService(Arc::clone(&agent))))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    let callers =
-        Server::builder().add_service(NodeServer::new(NodeService(Arc::clone(&agent)))).serve_with_incoming(incoming);
     tokio::select! {
-        result = peers => result.context("serve the other agents")?,
-        result = callers => result.context("serve the command line")?,
+        result = callers => result?,
         () = upkeep::keep_up(Arc::clone(&agent)) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!(node = agent.me.name, "agent ended");
-    if let Err(error) = std::fs::remove_file(&socket) {
+    if let Err(error) = std::fs::remove_file(agent.state.node_socket()) {
         tracing::debug!(%error, "socket stays");
     }
     Ok(())
+}
+
+/// Serves the command line and the other agents. It listens when this returns.
+///
+/// # Errors
+/// An address or a path is taken.
+pub(crate) fn serve_callers(agent: &Arc<Agent>) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + use<>> {
+    let (socket, address) = (agent.state.node_socket(), agent.me.agent_address());
+    let listener = std::net::TcpListener::bind(address).with_context(|| format!("listen at {address}"))?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener).with_context(|| format!("listen at {address}"))?;
+    let incoming = rpc::listen_unix(&socket).with_context(|| format!("listen at {}", socket.display()))?;
+    let peers = Server::builder()
+        .add_service(PeerServer::new(PeerService(Arc::clone(agent))))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    let callers =
+        Server::builder().add_service(NodeServer::new(NodeService(Arc::clone(agent)))).serve_with_incoming(incoming);
+    Ok(async {
+        tokio::select! {
+            result = peers => result.context("serve the other agents"),
+            result = callers => result.context("serve the command line"),
+        }
+    })
 }

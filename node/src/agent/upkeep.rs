@@ -9,7 +9,7 @@ use proto::peer_reply::Reply;
 use proto::peer_request::Request;
 
 use super::registry::Unfinished;
-use super::{Agent, pool_marker};
+use super::{Agent, Keeper, pool_marker};
 use crate::cluster::{Dedicated, Node};
 use crate::failure::{Kind, chain};
 use crate::{pool, rpc};
@@ -23,11 +23,12 @@ const RETRY_EVERY: Duration = Duration::from_secs(2);
 impl Agent {
     /// Opens the pool, for as long as it takes: a disk may appear later than its agent.
     pub(super) fn open_pool(&self) {
-        let Some(place) = self.cluster.this.pool.as_ref() else {
+        let cluster = self.cluster();
+        let Some(place) = cluster.this.pool.as_ref() else {
             *self.pool.lock().expect("no holder panics") = Ok(None);
             return;
         };
-        let opened = pool::ensure_open(place, &self.state.pool_mount(), &pool_marker(&self.cluster, &self.me));
+        let opened = pool::ensure_open(place, &self.state.pool_mount(), &pool_marker(&cluster, &self.me));
         let opened = opened.map(Some).map_err(|error| chain(&error));
         let mut known = self.pool.lock().expect("no holder panics");
         if *known != opened {
@@ -70,7 +71,7 @@ impl Agent {
     /// Asks the nodes whose address on the dedicated network the cluster file leaves open, and tells the engine.
     async fn learn_addresses(&self) {
         let is_open = |node: &&Node| matches!(node.dedicated, Some(Dedicated::Network { .. })) && node.id != self.me.id;
-        let ids: Vec<u32> = self.cluster.nodes.iter().filter(is_open).map(|node| node.id).collect();
+        let ids: Vec<u32> = self.cluster().nodes.iter().filter(is_open).map(|node| node.id).collect();
         let replies = self.ask_all(&ids, &Request::Describe(proto::GetNodeRequest {})).await;
         let addresses: Vec<proto::DedicatedAddress> = replies
             .into_iter()
@@ -108,7 +109,7 @@ impl Agent {
 }
 
 /// Runs until the program ends.
-pub(super) async fn keep_up(agent: Arc<Agent>) {
+pub(crate) async fn keep_up(agent: Arc<Agent>) {
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut retried: Option<tokio::time::Instant> = None;
@@ -126,18 +127,22 @@ pub(super) async fn keep_up(agent: Arc<Agent>) {
                     tracing::error!(%error, "opening the pool panicked");
                 }
             }
-            agent.carry_on().await;
-            agent.learn_addresses().await;
+            // A controller does what is left of these, and tells more of it.
+            let by_agents = agent.keeper == Keeper::Agents;
+            if by_agents {
+                agent.carry_on().await;
+                agent.learn_addresses().await;
+            }
             // An engine that was killed took its devices along: their names go when its next run answers.
             let run = agent.describe().await.incarnation;
             if run != 0 && named != Some(run) && agent.ensure_device_names().await.is_ok() {
                 named = Some(run);
             }
             // What the other nodes remember of this one, and its engine does not.
-            if agent.recall_volumes(&mut unheard).await {
+            if by_agents && agent.recall_volumes(&mut unheard).await {
                 admitted = None;
             }
-            if run != 0 && admitted != Some(run) && agent.admit_forgotten().await {
+            if by_agents && run != 0 && admitted != Some(run) && agent.admit_forgotten().await {
                 admitted = Some(run);
             }
         }

@@ -4,7 +4,7 @@ use lockstep_proto::node::v1 as proto;
 use proto::peer_reply::Reply;
 use proto::peer_request::Request;
 
-use super::{Agent, CHANGE_WITHIN};
+use super::{Agent, CHANGE_WITHIN, Keeper};
 use crate::failure::{Failure, Kind};
 use crate::spec::Spec;
 use crate::{input, rpc};
@@ -16,7 +16,10 @@ impl Agent {
         if let Some(spec) = self.registry.volume(name) {
             return Ok(Some(spec));
         }
-        let others: Vec<u32> = self.cluster.nodes.iter().map(|node| node.id).filter(|id| *id != self.me.id).collect();
+        if self.keeper == Keeper::Kubernetes {
+            return Ok(None);
+        }
+        let others: Vec<u32> = self.cluster().nodes.iter().map(|node| node.id).filter(|id| *id != self.me.id).collect();
         let request = Request::Specs(proto::ListSpecsRequest {});
         for (_, reply) in self.ask_all(&others, &request).await {
             let Ok(Reply::Specs(list)) = reply else { continue };
@@ -56,14 +59,14 @@ impl Agent {
         Ok(volumes)
     }
 
-    pub(super) async fn list_here(&self) -> Result<Vec<proto::VolumeStatus>, Failure> {
+    pub(crate) async fn list_here(&self) -> Result<Vec<proto::VolumeStatus>, Failure> {
         let mut engine = self.engine();
         let call = engine.list(proto::ListVolumesRequest {});
         let list = rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, call).await?;
         Ok(list.volumes.into_iter().map(|status| self.complete(status)).collect())
     }
 
-    pub(super) async fn engine_status(&self, name: &str) -> Result<proto::VolumeStatus, Failure> {
+    pub(crate) async fn engine_status(&self, name: &str) -> Result<proto::VolumeStatus, Failure> {
         let request = proto::GetVolumeRequest { volume: name.to_owned() };
         let status = rpc::answer(&self.engine_name(), rpc::ANSWER_WITHIN, self.engine().get_status(request)).await?;
         Ok(self.complete(status))
@@ -98,7 +101,7 @@ impl Agent {
     /// A volume that this node has no part of, as far as it is known here.
     fn elsewhere(&self, spec: &Spec) -> proto::VolumeStatus {
         let proto_spec = spec.to_proto();
-        let name = |id: u32| self.cluster.name_of(id);
+        let name = |id: u32| self.cluster().name_of(id);
         let mut status = proto::VolumeStatus {
             volume: proto_spec.name,
             id: proto_spec.id,
@@ -142,6 +145,11 @@ impl Agent {
         Ok(self.with_device(status))
     }
 
+    /// The same without asking the pools of the others: who asks has done that.
+    pub(crate) async fn resize_here(&self, request: proto::ResizeVolumeRequest) -> Result<(), Failure> {
+        rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().resize(request)).await.map(drop)
+    }
+
     async fn check_pools(&self, spec: &Spec, size_bytes: u64) -> Result<(), Failure> {
         let ids: Vec<u32> = spec.replicas.keys().copied().collect();
         for (id, reply) in self.ask_all(&ids, &Request::Describe(proto::GetNodeRequest {})).await {
@@ -150,7 +158,7 @@ impl Agent {
             if let Some(pool) = node.pool.filter(|pool| pool.ready && pool.size_bytes < size_bytes) {
                 let most = input::show_bytes(pool.size_bytes);
                 let message =
-                    format!("is larger than the pool of node {} has: at most {most} fit", self.cluster.name_of(id));
+                    format!("is larger than the pool of node {} has: at most {most} fit", self.cluster().name_of(id));
                 return Err(Failure::wrong_input("size", input::show_exact(size_bytes), message));
             }
         }
@@ -162,7 +170,7 @@ impl Agent {
         if failure.kind != Kind::WrongInput {
             return failure;
         }
-        let nodes: Vec<String> = spec.replicas.keys().map(|id| self.cluster.name_of(*id)).collect();
+        let nodes: Vec<String> = spec.replicas.keys().map(|id| self.cluster().name_of(*id)).collect();
         let (me, name) = (&self.me.name, &spec.name);
         Failure::state_forbids(format!("node {me} has no part of volume {name:?}: ask {}", nodes.join(" or ")))
     }
@@ -173,7 +181,8 @@ impl Agent {
     ) -> Result<tonic::Streaming<proto::Verify>, Failure> {
         let spec = self.volume(&request.volume).await?;
         if !request.repair_from.is_empty() {
-            let source = self.cluster.node(&request.repair_from).filter(|node| spec.replicas.contains_key(&node.id));
+            let cluster = self.cluster();
+            let source = cluster.node(&request.repair_from).filter(|node| spec.replicas.contains_key(&node.id));
             if source.is_none() {
                 let message = "is not a node with a replica of this volume";
                 return Err(Failure::wrong_input("repair_from", &request.repair_from, message));
@@ -221,7 +230,8 @@ impl Agent {
         request: proto::MigrateVolumeRequest,
     ) -> Result<proto::MigrateVolumeReply, Failure> {
         let spec = self.volume(&request.volume).await?;
-        let node = self.cluster.nodes.iter().find(|node| node.name == request.to);
+        let cluster = self.cluster();
+        let node = cluster.nodes.iter().find(|node| node.name == request.to);
         let node = node.ok_or_else(|| Failure::wrong_input("to", &request.to, "no node has this name"))?;
         let take = proto::TakeGrantsRequest { volume: spec.name.clone() };
         match self.ask(node.id, Request::TakeGrants(take)).await? {
@@ -237,7 +247,7 @@ impl Agent {
         rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().take_grants(request)).await
     }
 
-    pub(super) async fn limit_resync(
+    pub(crate) async fn limit_resync(
         &self,
         request: proto::LimitResyncRequest,
     ) -> Result<proto::VolumeStatus, Failure> {

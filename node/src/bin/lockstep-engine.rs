@@ -30,7 +30,9 @@ fn main() -> ExitCode {
     lockstep_node::log::start();
     let ended = match (arguments.role, arguments.options) {
         (Some(Role::Worker(options)), _) => engine::work(&options),
-        (None, Some(options)) => engine::supervise(&options),
+        (None, Some(options)) => {
+            engine::await_config(&options).and_then(|go_on| if go_on { engine::supervise(&options) } else { Ok(()) })
+        }
         (None, None) => {
             let _ = EngineOptions::augment_args(clap::Command::new("lockstep-engine")).print_help();
             return ExitCode::from(2);

@@ -18,7 +18,7 @@ use crate::state_dir::StateDir;
 
 /// How many nodes an engine may know. Each is an address that is dialed only for a volume that has it among its members, so this
 /// bounds memory and the length of a message, nothing else.
-const NODES_MAX: usize = 4096;
+const NODES_MAX: usize = 5000;
 
 /// Why the file of nodes that were told cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,8 @@ pub(super) struct KnownNodes {
     cluster: Mutex<Arc<Cluster>>,
     /// What the cluster file says: only what differs from it is kept, so that a change of the file is not hidden.
     file_nodes: Vec<Node>,
+    /// This node.
+    own: u32,
     /// Held while nodes are learned: one message after the other.
     learning: Mutex<()>,
     file: PathBuf,
@@ -73,7 +75,7 @@ impl KnownNodes {
             put(&mut cluster.nodes, node);
         }
         cluster.nodes.sort_by_key(|node| node.id);
-        Ok(KnownNodes { cluster: Mutex::new(Arc::new(cluster)), file_nodes, learning: Mutex::new(()), file })
+        Ok(KnownNodes { cluster: Mutex::new(Arc::new(cluster)), file_nodes, own, learning: Mutex::new(()), file })
     }
 
     /// As it is now.
@@ -91,6 +93,9 @@ impl KnownNodes {
         let nodes = request.nodes.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let mut cluster = Cluster::clone(&self.get());
         cluster.nodes.retain(|node| !request.forget_node_ids.contains(&node.id));
+        let mut nodes = nodes;
+        let former: Vec<Node> = cluster.nodes.iter().filter(|node| self.is_former(node, &nodes)).map(rename).collect();
+        nodes.extend(former);
         nodes.iter().for_each(|node| put(&mut cluster.nodes, node.clone()));
         cluster.nodes.sort_by_key(|node| node.id);
         check(&cluster.nodes)?;
@@ -103,13 +108,28 @@ impl KnownNodes {
     }
 }
 
+impl KnownNodes {
+    /// Whether a node's name is another's now: it lost its identity, and is still a member of volumes as who it was.
+    fn is_former(&self, node: &Node, told: &[Node]) -> bool {
+        let is_told = told.iter().any(|told| told.id == node.id);
+        !is_told && node.id != self.own && told.iter().any(|told| told.name == node.name)
+    }
+}
+
+/// A name that no node has, for one that is not there any more.
+fn rename(node: &Node) -> Node {
+    let name = format!("{}.lost-{:08x}", node.name, node.id);
+    let name = input::check_node_name("node", &name).map_or_else(|_| format!("lost-{:08x}", node.id), |()| name);
+    Node { name, ..node.clone() }
+}
+
 fn put(nodes: &mut Vec<Node>, node: Node) {
     nodes.retain(|known| known.id != node.id);
     nodes.push(node);
 }
 
 fn parse(told: &proto::NodeAddress) -> Result<Node, Failure> {
-    input::check_name("node", &told.node)?;
+    input::check_node_name("node", &told.node)?;
     if told.node_id == 0 {
         return Err(Failure::wrong_input("node_id", 0, "must be 1 or more"));
     }
@@ -203,6 +223,17 @@ mod tests {
         assert_eq!(again.get().nodes, known.get().nodes);
         let nodes: Vec<_> = again.get().nodes.iter().map(|node| (node.id, node.address.to_string())).collect();
         assert_eq!(nodes, [(1, "192.0.2.1".to_owned()), (2, "192.0.2.9".to_owned())]);
+    }
+
+    #[test]
+    fn a_node_that_lost_its_identity_leaves_its_name_to_the_new_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cluster = Cluster::parse(FILE, std::path::Path::new("cluster.toml")).expect("is right");
+        let known = KnownNodes::open(cluster, 1, &StateDir::new(dir.path())).expect("nothing was told yet");
+        learn(&known, vec![told(2, "b", "192.0.2.2")], vec![]).expect("is right");
+        learn(&known, vec![told(9, "b", "192.0.2.2")], vec![]).expect("is right");
+        assert_eq!((known.get().name_of(2).as_str(), known.get().name_of(9).as_str()), ("b.lost-00000002", "b"));
+        learn(&known, vec![told(10, "a", "192.0.2.3")], vec![]).expect_err("this node is here");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod admin;
 mod attachments;
+mod awaiting;
 mod engine_port;
 mod known_nodes;
 mod leases;
@@ -34,7 +35,7 @@ pub struct EngineOptions {
     /// This node's name in the cluster file
     #[arg(long)]
     pub node: String,
-    /// Start the worker again when it has crashed
+    /// Start the worker again when it has crashed, and wait for a cluster file that is not there yet
     #[arg(long)]
     pub restart: bool,
 }
@@ -58,5 +59,6 @@ impl EngineOptions {
     }
 }
 
+pub use awaiting::await_config;
 pub use supervisor::run as supervise;
 pub use worker::run as work;
