@@ -10,15 +10,28 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
-use lockstep_api::{MirrorPool, MirrorReplica, MirrorVolume};
+use lockstep_api::{Arbiter, MirrorPool, MirrorReplica, MirrorVolume};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::plan::definition::parse_id;
 use crate::plan::pools::{Pool, parse_pools};
+use crate::plan::register::plan_register_trouble;
 use crate::reconcile::liveness::Beats;
+
+/// After so long the API server ends a watch, and the next begins where it ended: a connection that died unnoticed is noticed then.
+const WATCH_SECONDS: u32 = 60;
+
+/// A watch that broke is begun again after this long, later attempts after up to the longest: fail-over waits for it.
+const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN_LONGEST: Duration = Duration::from_secs(3);
+
+/// Selects the Leases that hold configurations of volumes.
+const REGISTERS: &str = "lockstep.dev/kind=configuration";
 
 /// What changed, for whoever reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +65,10 @@ pub struct Cluster {
     pub replicas: Store<MirrorReplica>,
     /// Leases of nodes.
     pub node_leases: Store<Lease>,
+    /// Leases that hold configurations of volumes.
+    pub registers: Store<Lease>,
+    /// How long a node's Lease must not have been renewed before the node counts as lost.
+    pub stale_after: Duration,
     /// When each node's Lease was last seen renewed, on this program's clock.
     pub beats: Mutex<Beats>,
     changes: watch::Sender<u64>,
@@ -81,12 +98,17 @@ pub struct NotSynced {
 impl Cluster {
     /// Starts to watch.
     #[must_use]
-    pub fn watch(client: Client, namespace: &str, node_namespace: &str) -> (Arc<Self>, Watches) {
+    pub fn watch(
+        client: Client,
+        (namespace, node_namespace): (&str, &str),
+        stale_after: Duration,
+    ) -> (Arc<Self>, Watches) {
         let (nodes, nodes_writer) = store();
         let (pools, pools_writer) = store();
         let (volumes, volumes_writer) = store();
         let (replicas, replicas_writer) = store();
         let (node_leases, leases_writer) = store();
+        let (registers, registers_writer) = store();
         let cluster = Arc::new(Self {
             client: client.clone(),
             namespace: namespace.to_owned(),
@@ -96,32 +118,40 @@ impl Cluster {
             volumes,
             replicas,
             node_leases,
+            registers,
+            stale_after,
             beats: Mutex::new(Beats::default()),
             changes: watch::Sender::new(0),
             audience: Mutex::new(None),
         });
         let mut tasks = JoinSet::new();
-        let on = |cluster: &Arc<Self>| Arc::clone(cluster);
-        let all = client;
-        let it = on(&cluster);
-        tasks.spawn(follow(Api::<Node>::all(all.clone()), nodes_writer, move |node: &Node| {
-            it.told(Touched::Node(node.name_any()));
-        }));
-        let it = on(&cluster);
-        tasks.spawn(follow(Api::<MirrorPool>::all(all.clone()), pools_writer, move |pool: &MirrorPool| {
-            it.told(Touched::Node(pool.name_any()));
-        }));
-        let it = on(&cluster);
-        tasks.spawn(follow(Api::<MirrorVolume>::all(all.clone()), volumes_writer, move |volume: &MirrorVolume| {
-            it.told(Touched::Volume(volume.name_any()));
-        }));
-        let it = on(&cluster);
-        tasks.spawn(follow(Api::<MirrorReplica>::all(all.clone()), replicas_writer, move |part: &MirrorReplica| {
-            it.told(Touched::Volume(part.spec.volume.clone()));
-        }));
-        let it = on(&cluster);
-        let leases = Api::<Lease>::namespaced(all, node_namespace);
-        tasks.spawn(follow(leases, leases_writer, move |lease: &Lease| it.heard(lease)));
+        let all = watcher::Config::default;
+        let told = |touched: Touched| {
+            let cluster = Arc::clone(&cluster);
+            move |name: String| cluster.told(touched_as(&touched, name))
+        };
+        let (node, volume) = (Touched::Node(String::new()), Touched::Volume(String::new()));
+        let on = told(node.clone());
+        tasks.spawn(follow(Api::all(client.clone()), all(), nodes_writer, move |node: &Node| on(node.name_any())));
+        let on = told(node);
+        tasks.spawn(follow(
+            Api::all(client.clone()),
+            all(),
+            pools_writer,
+            move |pool: &MirrorPool| on(pool.name_any()),
+        ));
+        let on = told(volume.clone());
+        let named = move |volume: &MirrorVolume| on(volume.name_any());
+        tasks.spawn(follow(Api::all(client.clone()), all(), volumes_writer, named));
+        let on = told(volume);
+        let of = move |part: &MirrorReplica| on(part.spec.volume.clone());
+        tasks.spawn(follow(Api::all(client.clone()), all(), replicas_writer, of));
+        let it = Arc::clone(&cluster);
+        let leases = Api::namespaced(client.clone(), node_namespace);
+        tasks.spawn(follow(leases, all(), leases_writer, move |lease: &Lease| it.heard(lease)));
+        let it = Arc::clone(&cluster);
+        let (leases, only) = (Api::namespaced(client, namespace), all().labels(REGISTERS));
+        tasks.spawn(follow(leases, only, registers_writer, move |lease: &Lease| it.register_changed(lease)));
         (cluster, Watches { tasks })
     }
 
@@ -138,6 +168,7 @@ impl Cluster {
                 self.volumes.wait_until_ready(),
                 self.replicas.wait_until_ready(),
                 self.node_leases.wait_until_ready(),
+                self.registers.wait_until_ready(),
             );
         };
         tokio::time::timeout(within, all).await.map_err(|_| NotSynced { within })
@@ -161,6 +192,24 @@ impl Cluster {
         let version = lease.metadata.resource_version.clone();
         lock(&self.beats).hear(&lease.name_any(), (said.map(|time| time.0), version), Instant::now());
         self.told(Touched::Beat(lease.name_any()));
+    }
+
+    /// The register of a volume, whose identity its label has.
+    fn register_changed(&self, lease: &Lease) {
+        let id = lease.labels().get(lockstep_leases::names::VOLUME_LABEL);
+        let of = |volume: &MirrorVolume| volume.status.as_ref().is_some_and(|status| status.id.as_ref() == id);
+        if let Some(volume) = id.and_then(|_| self.volumes.find(of)) {
+            self.told(Touched::Volume(volume.name_any()));
+        }
+    }
+
+    /// Why a volume's register is lost, if it has one and that is.
+    #[must_use]
+    pub fn register_trouble(&self, volume: &MirrorVolume) -> Option<String> {
+        let status = volume.status.as_ref().filter(|status| status.arbiter == Some(Arbiter::Lease))?;
+        let name = lockstep_leases::names::register_name(lockstep_core::VolumeId(parse_id(status.id.as_deref()?)?));
+        let lease = self.registers.get(&ObjectRef::new(&name).within(&self.namespace));
+        plan_register_trouble(&name, lease.as_deref())
     }
 
     /// Rises with every change of any object.
@@ -221,16 +270,21 @@ impl Cluster {
     pub fn plan_pools(&self, placed: &BTreeMap<String, MirrorVolume>) -> Vec<Pool> {
         let (pools, nodes, volumes) = (self.pools.state(), self.nodes.state(), self.volumes.state());
         let seen = volumes.iter().map(|volume| &**volume).filter(|volume| !placed.contains_key(&volume.name_any()));
-        parse_pools(pools.iter().map(|it| &**it), nodes.iter().map(|it| &**it), seen.chain(placed.values()))
+        let mut pools =
+            parse_pools(pools.iter().map(|it| &**it), nodes.iter().map(|it| &**it), seen.chain(placed.values()));
+        // What a node says of itself stands there when it is gone, too.
+        let lost = self.lost_nodes();
+        pools.iter_mut().for_each(|pool| pool.engine &= !lost.contains(&pool.node));
+        pools
     }
 
     /// Nodes whose Lease was not renewed for so long that they are taken for lost, and those that do not exist any more.
     ///
     /// Where more than half of all look lost, it is this program that does not hear, and nothing is said of any.
     #[must_use]
-    pub fn lost_nodes(&self, stale_after: Duration) -> BTreeSet<String> {
+    pub fn lost_nodes(&self) -> BTreeSet<String> {
         let beats = lock(&self.beats);
-        let stale = beats.stale(stale_after, Instant::now());
+        let stale = beats.stale(self.stale_after, Instant::now());
         let silent = if stale.len() * 2 > beats.count() { BTreeSet::new() } else { stale };
         drop(beats);
         let placed = self.replicas.state();
@@ -239,15 +293,28 @@ impl Cluster {
     }
 }
 
+/// The same kind of change, of this object.
+fn touched_as(kind: &Touched, name: String) -> Touched {
+    match kind {
+        Touched::Volume(_) => Touched::Volume(name),
+        Touched::Node(_) => Touched::Node(name),
+        Touched::Beat(_) => Touched::Beat(name),
+    }
+}
+
 /// Watches one kind into its store, for ever.
-async fn follow<K>(api: Api<K>, writer: kube::runtime::reflector::store::Writer<K>, told: impl Fn(&K))
-where
+async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    writer: kube::runtime::reflector::store::Writer<K>,
+    told: impl Fn(&K),
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Clone + Debug + Default + Eq + std::hash::Hash,
 {
     let kind = K::kind(&K::DynamicType::default()).to_string();
     let slim = |object: &mut K| object.managed_fields_mut().clear();
-    let events = watcher(api, watcher::Config::default()).default_backoff().modify(slim).reflect(writer);
+    let events = watcher(api, config.timeout(WATCH_SECONDS)).backoff(Again(AGAIN)).modify(slim).reflect(writer);
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
@@ -257,6 +324,25 @@ where
             Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
             Err(error) => tracing::warn!(kind, %error, "watch_broke"),
         }
+    }
+}
+
+/// Time before the next attempt of a watch.
+struct Again(Duration);
+
+impl Iterator for Again {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(AGAIN_LONGEST);
+        Some(wait)
+    }
+}
+
+impl Backoff for Again {
+    fn reset(&mut self) {
+        self.0 = AGAIN;
     }
 }
 

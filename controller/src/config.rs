@@ -33,7 +33,7 @@ pub struct Pools {
     pub default_storage: Option<PoolStorage>,
     /// By name of the node; null: that one keeps none.
     pub nodes: BTreeMap<String, Option<PoolStorage>>,
-    /// Nodes without these labels take no part at all.
+    /// Nodes that are not named above keep replicas only if they have all these labels.
     pub node_selector: BTreeMap<String, String>,
 }
 

@@ -15,6 +15,7 @@ pub mod config;
 pub mod csi;
 pub mod health;
 pub mod leadership;
+pub mod metrics;
 pub mod plan;
 pub mod program;
 pub mod reconcile;

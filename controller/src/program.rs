@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -19,6 +20,7 @@ use crate::config::Config;
 use crate::csi::Port;
 use crate::health::{self, Health};
 use crate::leadership::Candidate;
+use crate::metrics::{self, Counts};
 use crate::reconcile::Leader;
 
 /// For the first lists of the cluster's objects. Then the program ends, and is started again with new connections.
@@ -113,24 +115,29 @@ impl Run {
         listen_to_signals(&end)?;
         let client = connect(self.kubeconfig.as_deref()).await?;
         let node_namespace = self.node_namespace.clone().unwrap_or_else(|| format!("{}-nodes", self.namespace));
-        let (cluster, mut watches) = Cluster::watch(client.clone(), &self.namespace, &node_namespace);
+        let (cluster, mut watches) =
+            Cluster::watch(client.clone(), (&self.namespace, &node_namespace), config.fail_over.node_lease_stale_after);
         let port = Arc::new(Port::new(Arc::clone(&cluster), config.clone()));
         let socket = Socket::listen(&self.csi_socket, Directory::Theirs).context("listen for CSI")?;
         let plugin = Plugin::new().with_controller(Arc::clone(&port));
         let serving = tokio::spawn(plugin.serve(socket, end.clone().cancelled_owned()));
-        let health = Health::new(String::new);
+        let counts = Arc::new(Counts::default());
+        let (seen, counted) = (Arc::clone(&cluster), Arc::clone(&counts));
+        let health = Health::new(move || metrics::text(&seen, &counted));
         let answering =
             tokio::spawn(health::serve(self.health_address, Arc::clone(&health), end.clone().cancelled_owned()));
         let ready = async {
-            cluster.synced(SYNC_WITHIN).await?;
+            tokio::select! {
+                synced = cluster.synced(SYNC_WITHIN) => synced?,
+                () = end.cancelled() => return Ok(()),
+            }
             port.open();
             health.set_ready(true);
-            self.lead(&cluster, &config, &client, &end).await
+            self.lead(&cluster, &config, &counts, &end).await
         };
         let outcome = tokio::select! {
             outcome = ready => outcome,
             () = watches.ended() => Err(anyhow::anyhow!("a watch ended")),
-            () = end.cancelled() => Ok(()),
         };
         health.set_ready(false);
         end.cancel();
@@ -144,13 +151,13 @@ impl Run {
         &self,
         cluster: &Arc<Cluster>,
         config: &Config,
-        client: &Client,
+        counts: &Arc<Counts>,
         end: &CancellationToken,
     ) -> Result<()> {
         let mut random = [0; 4];
         getrandom::fill(&mut random).context("draw a random name")?;
         let identity = format!("{}_{:08x}", self.pod, u32::from_le_bytes(random));
-        let mut candidate = Candidate::new(client.clone(), &self.namespace, identity.clone());
+        let mut candidate = Candidate::new(cluster.client.clone(), &self.namespace, identity.clone());
         tokio::select! {
             () = candidate.win() => {}
             () = end.cancelled() => return Ok(()),
@@ -159,7 +166,9 @@ impl Run {
             kubeconfig: self.kubeconfig.clone().unwrap_or_else(|| IN_CLUSTER.into()),
             namespace: self.namespace.clone(),
         };
-        let leader = Leader::new(Arc::clone(cluster), config.clone(), Leases::new(place, identity));
+        let leases = Leases::new(place, identity.clone());
+        let leader = Leader::new(Arc::clone(cluster), config.clone(), leases, identity, Arc::clone(counts));
+        counts.leading.store(true, Ordering::Relaxed);
         let lost = tokio::select! {
             lost = candidate.keep() => Some(lost),
             () = leader.lead() => None,

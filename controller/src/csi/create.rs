@@ -77,7 +77,10 @@ impl Port {
             .claim
             .as_ref()
             .map(|claim| ClaimReference { namespace: claim.namespace.clone(), name: claim.name.clone() });
-        let known: Vec<String> = self.cluster.pools.state().iter().map(|pool| pool.name_any()).collect();
+        let pools = self.cluster.pools.state();
+        // A node whose agent never said anything (a control plane's, which runs none) is none of ours.
+        let known = pools.iter().filter(|pool| pool.status.as_ref().is_some_and(|status| status.node_id != 0));
+        let known: Vec<String> = known.map(|pool| pool.name_any()).collect();
         if let Some(accessibility) = &request.accessibility {
             let node =
                 |topology: &lockstep_csi::topology::Topology| topology.segments.get(names::TOPOLOGY_NODE).cloned();

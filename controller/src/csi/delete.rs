@@ -8,7 +8,7 @@ use lockstep_csi::controller_port::DeleteError;
 use lockstep_csi::volume::VolumeId;
 
 use super::Port;
-use crate::plan::status::{DELETION_BLOCKED, IN_USE, NODES_AWAY, Observed, users};
+use crate::plan::status::{DELETION_BLOCKED, IN_USE, NODES_AWAY, users};
 use crate::reconcile::apply::{self, ApplyError};
 
 impl Port {
@@ -34,8 +34,7 @@ impl Port {
     fn users_of(&self, volume: &MirrorVolume) -> Vec<String> {
         let parts = self.cluster.parts(&volume.name_any());
         let parts: Vec<&MirrorReplica> = parts.iter().map(|part| &**part).collect();
-        let dead = self.cluster.lost_nodes(self.config.fail_over.node_lease_stale_after);
-        users(Observed { volume, parts: &parts, dead: &dead })
+        users(volume, &parts, &self.cluster.lost_nodes())
     }
 
     async fn wait_deleted(&self, volume: &MirrorVolume, deadline: Instant) -> Result<(), DeleteError> {

@@ -2,8 +2,11 @@
 
 pub mod capacity;
 pub mod definition;
+pub mod fail_over;
 pub mod pairing;
 pub mod pools;
+pub mod register;
 pub mod status;
+pub mod transitions;
 
 pub use pools::Pool;

@@ -111,8 +111,10 @@ fn refusal(pool: &Pool, want: &Want, pools: &[Pool], overcommit: f64) -> Option<
 fn shortage(want: &Want, refusals: &[(&Pool, Option<String>)]) -> NoRoom {
     let why: Vec<String> =
         refusals.iter().filter_map(|(pool, why)| Some(format!("{}: {}", pool.node, why.as_ref()?))).collect();
-    let pools = if refusals.is_empty() { "there are no pools".to_owned() } else { why.join("; ") };
-    NoRoom { reason: format!("{} nodes with {} each are needed: {pools}", want.replicas, show(want.size)) }
+    let fitting = refusals.len() - why.len();
+    let because = if why.is_empty() { "there are no more".to_owned() } else { why.join("; ") };
+    let (wanted, size) = (want.replicas, show(want.size));
+    NoRoom { reason: format!("{wanted} nodes with {size} each are needed, and {fitting} have it ({because})") }
 }
 
 fn show(bytes: u64) -> bytesize::Display {

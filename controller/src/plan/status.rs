@@ -55,6 +55,8 @@ pub struct Observed<'a> {
     pub parts: &'a [&'a MirrorReplica],
     /// Nodes that are known to be lost.
     pub dead: &'a BTreeSet<String>,
+    /// Why its register is lost, if it is.
+    pub register: Option<&'a str>,
 }
 
 /// The newest configuration that is known: of several generations the one that was made last, then the highest epoch.
@@ -195,6 +197,7 @@ fn note_troubles(observed: &Observed<'_>, conditions: &mut Vec<Condition>, gener
         let of = &part.status.as_ref()?.conditions;
         of.iter().find(|it| it.type_ == REGISTER_LOST && it.status == "True").map(|it| it.message.clone())
     });
+    let lost = observed.register.map(str::to_owned).or(lost);
     let replicas = observed.parts.iter().filter(|part| part.spec.role == ReplicaRole::Replica);
     let living = replicas.filter(|part| !observed.dead.contains(&part.spec.node_name));
     let generations: BTreeMap<&str, &str> = living
@@ -227,13 +230,12 @@ fn progress(parts: &[&MirrorReplica]) -> Option<String> {
 
 /// Nodes that have the volume attached, or are its writers, as far as anybody knows; without those that are lost.
 #[must_use]
-pub fn users(observed: Observed<'_>) -> Vec<String> {
-    let attached = observed
-        .parts
+pub fn users(volume: &MirrorVolume, parts: &[&MirrorReplica], dead: &BTreeSet<String>) -> Vec<String> {
+    let attached = parts
         .iter()
         .filter(|part| part.status.as_ref().is_some_and(|status| status.attached.is_some()))
         .map(|part| part.spec.node_name.clone());
-    let writers = observed.volume.status.iter().flat_map(|status| status.writers.clone());
-    let users: BTreeSet<String> = attached.chain(writers).filter(|node| !observed.dead.contains(node)).collect();
+    let writers = volume.status.iter().flat_map(|status| status.writers.clone());
+    let users: BTreeSet<String> = attached.chain(writers).filter(|node| !dead.contains(node)).collect();
     users.into_iter().collect()
 }

@@ -5,6 +5,7 @@
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
 use lockstep_api::{
     Arbiter, Definition, MirrorReplica, MirrorVolume, MirrorVolumeStatus, Placement, VolumeState, condition, names,
     set_condition,
@@ -116,7 +117,7 @@ impl Leader {
     /// made silently.
     pub(super) async fn ensure_register(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
         let arbiter = volume.status.as_ref().and_then(|status| status.arbiter);
-        if arbiter != Some(Arbiter::Lease) || !self.cluster.parts(&volume.name_any()).is_empty() {
+        if arbiter != Some(Arbiter::Lease) || !self.own_parts(volume).is_empty() {
             return Ok(());
         }
         let definition = define(volume)?;
@@ -132,22 +133,29 @@ impl Leader {
     }
 
     async fn has_parts(&self, volume: &MirrorVolume) -> Result<bool, ReconcileError> {
-        let of = ListParams::default().labels(&format!("{}={}", names::LABEL_VOLUME, volume.name_any())).limit(1);
+        let of = ListParams::default().labels(&format!("{}={}", names::LABEL_VOLUME, volume.name_any()));
         let parts = send(Api::<MirrorReplica>::all(self.cluster.client.clone()).list(&of)).await;
         let parts = parts.map_err(|source| ReconcileError::Write { what: "list the volume's parts", source })?;
-        Ok(!parts.items.is_empty())
+        let id = volume.status.as_ref().and_then(|status| status.id.as_deref());
+        Ok(parts.items.iter().any(|part| Some(&*part.spec.definition.id) == id))
     }
 
     /// Makes the parts that are missing, and gives those that are there the size and limit that are wanted.
     pub(super) async fn ensure_parts(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
-        let parts = self.cluster.parts(&volume.name_any());
+        let parts = self.own_parts(volume);
         let definition = match parts.first() {
             // As it was made, whatever became of the placement since.
             Some(part) => part.spec.definition.clone(),
             None => define(volume)?,
         };
         for placed in volume.status.iter().flat_map(|status| &status.placement) {
+            let name = names::replica_name(&volume.name_any(), &placed.node);
             let part = parts.iter().find(|part| part.spec.node_name == placed.node);
+            let earlier = part.is_none() && self.cluster.replicas.get(&ObjectRef::new(&name)).is_some();
+            if earlier || (part.is_none() && self.cluster.node(&placed.node).is_none()) {
+                // Its node has yet to take an earlier part away; or there is no node that could do anything.
+                continue;
+            }
             let joins = part.map_or_else(|| is_created(volume), |part| part.spec.joins);
             let fields = part_fields(volume, placed, &definition, joins);
             if part.is_some_and(|part| is_as_wanted(part, &fields)) {
@@ -157,7 +165,6 @@ impl Leader {
                 // A person deleted it: its node takes it away, then it is made anew and joins.
                 continue;
             }
-            let name = names::replica_name(&volume.name_any(), &placed.node);
             apply::<MirrorReplica>(&self.cluster.client, &name, &fields)
                 .await
                 .map_err(|source| ReconcileError::Write { what: "write a part of the volume", source })?;

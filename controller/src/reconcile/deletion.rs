@@ -13,7 +13,7 @@ use super::apply::{delete, set_finalizer};
 use super::volumes::now;
 use super::{LOOK_EVERY, Leader, RETRY_AFTER, ReconcileError};
 use crate::plan::definition::parse_id;
-use crate::plan::status::{DELETING, DELETION_BLOCKED, IN_USE, NODES_AWAY, Observed, users};
+use crate::plan::status::{DELETING, DELETION_BLOCKED, IN_USE, NODES_AWAY, users};
 
 impl Leader {
     /// Does the next step of a deletion.
@@ -23,8 +23,8 @@ impl Leader {
         }
         let parts = self.cluster.parts(&volume.name_any());
         let borrowed: Vec<&MirrorReplica> = parts.iter().map(|part| &**part).collect();
-        let lost = self.cluster.lost_nodes(self.config.fail_over.node_lease_stale_after);
-        let users = users(Observed { volume, parts: &borrowed, dead: &lost });
+        let lost = self.cluster.lost_nodes();
+        let users = users(volume, &borrowed, &lost);
         let begun = borrowed.iter().any(|part| part.metadata.deletion_timestamp.is_some());
         if !users.is_empty() && !begun {
             let message = format!("in use on {}: stop the pods that use it", users.join(", "));
@@ -55,14 +55,14 @@ impl Leader {
     }
 
     /// Whether a node can do something now.
-    fn has_engine(&self, node: &str) -> bool {
+    pub(super) fn has_engine(&self, node: &str) -> bool {
         self.cluster
             .pool(node)
             .and_then(|pool| pool.status.as_ref().map(|status| is_true(&status.conditions, "EngineReady")))
             .unwrap_or(false)
     }
 
-    async fn delete_leases(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
+    pub(super) async fn delete_leases(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
         let status = volume.status.clone().unwrap_or_default();
         if status.arbiter != Some(Arbiter::Lease) {
             return Ok(());

@@ -5,8 +5,11 @@
 pub mod apply;
 mod creation;
 mod deletion;
+mod events;
+mod fail_over;
 pub mod liveness;
 mod pools;
+mod unmaking;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -24,6 +27,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::cluster::{Cluster, Touched};
 use crate::config::Config;
+use crate::metrics::Counts;
 
 /// Volumes reconciled side by side: enough for fifty claims at once, few enough not to be throttled.
 const VOLUMES_AT_ONCE: u16 = 16;
@@ -45,6 +49,8 @@ pub struct Leader {
     pub leases: Leases,
     /// Volumes placed by this leader whose placement was not seen in the store yet: the next plan counts them.
     placed: Mutex<BTreeMap<String, MirrorVolume>>,
+    events: events::Events,
+    counts: Arc<Counts>,
 }
 
 /// Why an object could not be reconciled now; it is tried again.
@@ -75,8 +81,15 @@ pub enum ReconcileError {
 impl Leader {
     /// A leader that has done nothing yet.
     #[must_use]
-    pub fn new(cluster: Arc<Cluster>, config: Config, leases: Leases) -> Arc<Self> {
-        Arc::new(Self { cluster, config, leases, placed: Mutex::default() })
+    pub fn new(
+        cluster: Arc<Cluster>,
+        config: Config,
+        leases: Leases,
+        identity: String,
+        counts: Arc<Counts>,
+    ) -> Arc<Self> {
+        let events = events::Events::new(cluster.client.clone(), identity);
+        Arc::new(Self { cluster, config, leases, placed: Mutex::default(), events, counts })
     }
 
     /// Works for ever.
@@ -97,7 +110,7 @@ impl Leader {
         let concurrency = RunnerConfig::default().concurrency(VOLUMES_AT_ONCE);
         let volumes = applier(
             |volume, leader: Arc<Self>| Box::pin(async move { leader.reconcile_volume(&volume).await }),
-            |volume: Arc<MirrorVolume>, error, _| failed(&volume.name_any(), error),
+            |volume: Arc<MirrorVolume>, error, leader: Arc<Self>| leader.failed(&volume.name_any(), error),
             Arc::clone(self),
             self.cluster.volumes.clone(),
             UnboundedReceiverStream::new(volumes).map(Ok::<_, std::convert::Infallible>),
@@ -106,14 +119,14 @@ impl Leader {
         .for_each(|_| std::future::ready(()));
         let pools = applier(
             |pool, leader: Arc<Self>| Box::pin(async move { leader.reconcile_pool(&pool).await }),
-            |pool: Arc<MirrorPool>, error, _| failed(&pool.name_any(), error),
+            |pool: Arc<MirrorPool>, error, leader: Arc<Self>| leader.failed(&pool.name_any(), error),
             Arc::clone(self),
             self.cluster.pools.clone(),
             UnboundedReceiverStream::new(pools).map(Ok::<_, std::convert::Infallible>),
             concurrency,
         )
         .for_each(|_| std::future::ready(()));
-        tokio::join!(route, volumes, pools);
+        tokio::join!(route, volumes, pools, self.watch_over_nodes());
     }
 
     /// Who has to be looked at because something changed.
@@ -141,10 +154,13 @@ impl Leader {
     }
 }
 
-fn failed(name: &str, error: &ReconcileError) -> Action {
-    let chain = chain(error);
-    tracing::warn!(object = name, error = chain, "reconcile_failed");
-    Action::requeue(RETRY_AFTER)
+impl Leader {
+    fn failed(&self, name: &str, error: &ReconcileError) -> Action {
+        Counts::rise(&self.counts.failed_reconciles);
+        let error = chain(error);
+        tracing::warn!(object = name, error, "reconcile_failed");
+        Action::requeue(RETRY_AFTER)
+    }
 }
 
 /// An error with its causes.

@@ -1,5 +1,7 @@
 //! A MirrorPool per node that takes part, as the configuration says.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use lockstep_api::{MirrorPool, PoolStorage, names};
@@ -9,17 +11,12 @@ use super::apply::{apply, set_finalizer};
 use super::{LOOK_EVERY, Leader, ReconcileError};
 use crate::config::Pools;
 
-/// What the configuration says of a node. `None`: it takes no part. `Some(None)`: it has no storage.
-fn plan_storage(
-    pools: &Pools,
-    name: &str,
-    labels: &std::collections::BTreeMap<String, String>,
-) -> Option<Option<PoolStorage>> {
+/// Where the configuration says that a node keeps replicas. `None`: nowhere; its pods reach volumes through other nodes.
+fn plan_storage(pools: &Pools, name: &str, labels: &BTreeMap<String, String>) -> Option<PoolStorage> {
     let selected = pools.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     match pools.nodes.get(name) {
-        Some(storage) => Some(storage.clone()),
-        None if selected => Some(pools.default_storage.clone()),
-        None => None,
+        Some(storage) => storage.clone(),
+        None => pools.default_storage.clone().filter(|_| selected),
     }
 }
 
@@ -40,7 +37,7 @@ impl Leader {
         if self.cluster.pool(name).is_some() {
             return;
         }
-        let Some(storage) = plan_storage(&self.config.pools, name, node.labels()) else { return };
+        let storage = plan_storage(&self.config.pools, name, node.labels());
         let mut spec = json!({ "nodeName": name });
         if let Some(storage) = &storage {
             spec["storage"] = json!(storage);
@@ -92,10 +89,10 @@ mod tests {
             node_selector: [("storage".to_owned(), "yes".to_owned())].into(),
         };
         let labelled = [("storage".to_owned(), "yes".to_owned())].into();
-        let plain = std::collections::BTreeMap::new();
-        assert_eq!(plan_storage(&pools, "a", &labelled), Some(None));
-        assert_eq!(plan_storage(&pools, "b", &plain), Some(Some(directory("/b"))));
-        assert_eq!(plan_storage(&pools, "c", &labelled), Some(Some(directory("/d"))));
+        let plain = BTreeMap::new();
+        assert_eq!(plan_storage(&pools, "a", &labelled), None);
+        assert_eq!(plan_storage(&pools, "b", &plain), Some(directory("/b")));
+        assert_eq!(plan_storage(&pools, "c", &labelled), Some(directory("/d")));
         assert_eq!(plan_storage(&pools, "c", &plain), None);
     }
 }

@@ -1,5 +1,7 @@
 //! One volume, from the wish to the members that fulfil it: what is missing is done, and what its members show is written down.
 
+use std::sync::Arc;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -7,8 +9,9 @@ use kube::runtime::controller::Action;
 use lockstep_api::{MirrorReplica, MirrorVolume, MirrorVolumeStatus, names};
 
 use super::apply::{apply_status, set_finalizer};
-use super::{LOOK_EVERY, Leader, ReconcileError};
+use super::{LOOK_EVERY, Leader, RETRY_AFTER, ReconcileError};
 use crate::plan::status::{Observed, is_created, plan_status};
+use crate::plan::transitions::plan_transitions;
 
 /// Whether what becomes of a node may change what is to be done for the volume.
 pub(super) fn depends_on(volume: &MirrorVolume, node: &str) -> bool {
@@ -41,21 +44,39 @@ impl Leader {
         if !placed {
             return self.place(volume).await;
         }
-        if !is_created(volume) {
+        let created = is_created(volume);
+        if !created && self.is_hopeless(volume) {
+            return self.unmake(volume).await;
+        }
+        if !created {
             self.ensure_register(volume).await?;
         }
         self.ensure_parts(volume).await?;
         self.write_status(volume).await?;
-        Ok(Action::requeue(LOOK_EVERY))
+        // Whether a member that is waited for is lost, no event says.
+        Ok(Action::requeue(if created { LOOK_EVERY } else { RETRY_AFTER }))
     }
 
     /// Writes down what the members show, if that differs from what is written.
     pub(super) async fn write_status(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
-        let parts = self.cluster.parts(&volume.name_any());
+        let parts = self.own_parts(volume);
         let parts: Vec<&MirrorReplica> = parts.iter().map(|part| &**part).collect();
-        let dead = self.cluster.lost_nodes(self.config.fail_over.node_lease_stale_after);
-        let status = plan_status(Observed { volume, parts: &parts, dead: &dead }, &now());
-        self.put_status(volume, &status).await
+        let dead = self.cluster.lost_nodes();
+        let register = self.cluster.register_trouble(volume);
+        let observed = Observed { volume, parts: &parts, dead: &dead, register: register.as_deref() };
+        let status = plan_status(observed, &now());
+        self.put_status(volume, &status).await?;
+        let old = volume.status.clone().unwrap_or_default();
+        self.note_transitions(volume, plan_transitions(&old, &status)).await;
+        Ok(())
+    }
+
+    /// The parts of a volume that are of this volume, and not of an earlier attempt to make it, or of an earlier volume of the name.
+    pub(super) fn own_parts(&self, volume: &MirrorVolume) -> Vec<Arc<MirrorReplica>> {
+        let id = volume.status.as_ref().and_then(|status| status.id.as_deref());
+        let mut parts = self.cluster.parts(&volume.name_any());
+        parts.retain(|part| Some(&*part.spec.definition.id) == id);
+        parts
     }
 
     /// Writes a status, if it differs.

@@ -1,0 +1,174 @@
+//! A real API server with our definitions, controllers as real processes, and nodes that are played: they write what a node's agent writes.
+#![allow(dead_code, unused_imports, reason = "each test uses a part")]
+
+mod csi;
+mod nodes;
+
+pub use csi::{Csi, block_many, filesystem, request};
+pub use nodes::{Nodes, attached, seen};
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ListParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use lockstep_api::{MirrorPool, MirrorReplica, MirrorVolume, definitions, is_true};
+use lockstep_apiserver::ApiServer;
+use lockstep_processes::cleanup::Cleanup;
+use lockstep_processes::process::Process;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+/// For a state that must come: long, on a busy machine.
+pub const BOUND: Duration = Duration::from_secs(90);
+/// Namespace of the installation.
+pub const NAMESPACE: &str = "lockstep-system";
+/// Namespace of nodes' Leases.
+pub const NODE_NAMESPACE: &str = "lockstep-system-nodes";
+
+pub struct Setup {
+    pub client: Client,
+    pub nodes: Nodes,
+    pub runtime: Runtime,
+    pub server: ApiServer,
+    cleanup: Cleanup,
+    home: tempfile::TempDir,
+}
+
+/// One replica of the controller.
+pub struct Controller {
+    pub process: Process,
+    pub socket: PathBuf,
+    command: Box<dyn Fn() -> Command>,
+}
+
+impl Setup {
+    /// With these nodes, whose agents run, and no controller.
+    pub fn start(names: &[&str]) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("lockstep-controller-").tempdir()?;
+        let cleanup = Cleanup::new();
+        let server = ApiServer::start(&home.path().join("apiserver"), &cleanup)?;
+        server.make_namespace(NAMESPACE)?;
+        server.make_namespace(NODE_NAMESPACE)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let client = runtime.block_on(server.client())?;
+        runtime.block_on(define(&client))?;
+        for name in names {
+            let node: Node = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
+            runtime.block_on(Api::all(client.clone()).create(&PostParams::default(), &node))?;
+        }
+        let nodes = Nodes::play(&runtime, &client, names);
+        Ok(Self { client, nodes, runtime, server, cleanup, home })
+    }
+
+    /// A replica of the controller that runs, with this configuration.
+    pub fn controller(&self, name: &'static str, config: &str) -> Result<Controller> {
+        let home = self.home.path().join(name);
+        std::fs::create_dir_all(&home)?;
+        let file = home.join("config.yaml");
+        std::fs::write(&file, config)?;
+        let socket = home.join("csi.sock");
+        let (kubeconfig, given_socket) = (self.server.kubeconfig().to_owned(), socket.clone());
+        let command = move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep-controller"));
+            command.arg("run").arg("--namespace").arg(NAMESPACE).arg("--node-namespace").arg(NODE_NAMESPACE);
+            command.arg("--csi-socket").arg(&given_socket).arg("--health-address").arg("127.0.0.1:0");
+            command.arg("--config").arg(&file).arg("--pod").arg(name).arg("--kubeconfig").arg(&kubeconfig);
+            command
+        };
+        let process = Process::new(name, home.join("log"), &self.cleanup);
+        process.start(&mut command())?;
+        Ok(Controller { process, socket, command: Box::new(command) })
+    }
+
+    /// The usual: pools of this size on every node, and one controller.
+    pub fn controller_with_pools(&self, name: &'static str) -> Result<Controller> {
+        self.controller(name, POOLS)
+    }
+
+    pub fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    pub fn all<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>,
+    {
+        Api::all(self.client.clone())
+    }
+
+    pub fn volume(&self, name: &str) -> Result<Option<MirrorVolume>> {
+        Ok(self.run(self.all::<MirrorVolume>().get_opt(name))?)
+    }
+
+    pub fn parts(&self, volume: &str) -> Result<Vec<MirrorReplica>> {
+        let mut parts = self.run(self.all::<MirrorReplica>().list(&ListParams::default()))?.items;
+        parts.retain(|part| part.spec.volume == volume);
+        Ok(parts)
+    }
+
+    pub fn pools(&self) -> Result<Vec<MirrorPool>> {
+        Ok(self.run(self.all::<MirrorPool>().list(&ListParams::default()))?.items)
+    }
+
+    /// Looks until `look` gives something.
+    pub fn until<T>(&self, what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        let started = Instant::now();
+        let found = lockstep_processes::wait::until(what, BOUND, look)?;
+        println!("{what}: after {:?}", started.elapsed());
+        Ok(found)
+    }
+
+    /// Waits until every node's engine is said to be ready.
+    pub fn wait_pools(&self, count: usize) -> Result<()> {
+        self.until("pools are ready", || {
+            let pools = self.pools()?;
+            let ready = |pool: &MirrorPool| {
+                pool.status.as_ref().is_some_and(|status| is_true(&status.conditions, "EngineReady"))
+            };
+            Ok((pools.len() == count && pools.iter().all(ready)).then_some(()))
+        })
+    }
+
+    /// Nothing of a volume is left.
+    pub fn wait_gone(&self, volume: &str) -> Result<()> {
+        self.until(&format!("{volume} is gone"), || {
+            Ok((self.volume(volume)?.is_none() && self.parts(volume)?.is_empty()).then_some(()))
+        })
+    }
+}
+
+/// A pool on every node.
+pub const POOLS: &str = "pools: {default: {directory: /var/lib/lockstep/pool}}\n";
+
+impl Controller {
+    pub fn csi(&self) -> Csi {
+        Csi::new(self.socket.clone())
+    }
+
+    /// Kills it and starts it again.
+    pub fn restart(&self) -> Result<()> {
+        self.process.kill()?;
+        self.process.start(&mut (self.command)())
+    }
+}
+
+async fn define(client: &Client) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in definitions() {
+        api.create(&PostParams::default(), &definition).await.with_context(|| definition.name_any())?;
+    }
+    for definition in definitions() {
+        let established = kube::runtime::wait::conditions::is_crd_established();
+        let name = definition.name_any();
+        let wait = kube::runtime::wait::await_condition(api.clone(), &name, established);
+        let found = tokio::time::timeout(BOUND, wait).await.context("definitions are established")??;
+        ensure!(found.is_some(), "{} is gone", definition.name_any());
+    }
+    Ok(())
+}
