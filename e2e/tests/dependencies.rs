@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-csi", &["lockstep-proto"]),
     // What any plugin is held to: it knows the wire only.
     ("lockstep-csi-conformance", &["lockstep-proto"]),
-    ("lockstep-node", &["lockstep-engine", "lockstep-leases", "lockstep-format", "lockstep-core", "lockstep-proto"]),
+    ("lockstep-node", &["lockstep-csi", "lockstep-engine", "lockstep-leases", "lockstep-format", "lockstep-core", "lockstep-proto"]),
     // The simulator for its checker of histories.
     ("lockstep-e2e", &["lockstep-proto", "lockstep-processes", "lockstep-sim"]),
     // What stands in for nothing: real programs, started by tests.

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod cli;
 pub mod cluster;
+pub mod csi;
 pub mod engine;
 pub mod failure;
 pub mod first_config;

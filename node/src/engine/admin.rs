@@ -257,7 +257,8 @@ impl Engine for EngineService {
         request: Request<proto::EngineDetachRequest>,
     ) -> Result<Response<proto::DetachVolumeReply>, Status> {
         let engine = self.0.engine()?;
-        let detached = self.0.attachments.detach(&engine, &request.into_inner().volume).await;
+        let proto::EngineDetachRequest { volume, force } = request.into_inner();
+        let detached = self.0.attachments.detach(&engine, &volume, force).await;
         answer(detached.map(|was_attached| proto::DetachVolumeReply { was_attached }))
     }
 

@@ -102,8 +102,8 @@ impl Attachments {
         }
     }
 
-    /// Detaches. Says whether the volume was attached.
-    pub(super) async fn detach(&self, engine: &Arc<EnginePort>, volume: &str) -> Result<bool, Failure> {
+    /// Detaches; with `force` also if somebody has the device open, who gets errors. Says whether the volume was attached.
+    pub(super) async fn detach(&self, engine: &Arc<EnginePort>, volume: &str, force: bool) -> Result<bool, Failure> {
         let Ok(mut slot) = tokio::time::timeout(STOP_WITHIN, self.slot(volume).lock_owned()).await else {
             return Err(Failure::not_reachable(format!("an earlier attach or detach of {volume:?} still waits")));
         };
@@ -111,7 +111,7 @@ impl Attachments {
         let had_front_end = slot.is_some();
         if had_front_end {
             // A front end that was failed cannot write anything back.
-            engine.stop_front_end(volume, !was_attached).await?;
+            engine.stop_front_end(volume, force || !was_attached).await?;
             *slot = None;
         }
         if was_attached {

@@ -18,6 +18,18 @@ pub struct Mount {
     pub kind: String,
     /// What was mounted.
     pub source: String,
+    /// What of that file system is seen at the point: `/`, or a part of it that was bound there.
+    pub root: PathBuf,
+    /// Options of this mount alone, like `ro` and `noatime`.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    /// Nothing can be written by way of this mount.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.options.iter().any(|option| option == "ro")
+    }
 }
 
 /// All mounts that this process sees, in the order in which they were made.
@@ -45,11 +57,13 @@ fn parse_line(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let mut before = before.split(' ');
     let device = before.nth(2)?.to_owned();
-    let point = unescape(before.nth(1)?);
+    let root = unescape(before.next()?);
+    let point = unescape(before.next()?);
+    let options = before.next()?.split(',').map(str::to_owned).collect();
     let mut after = after.split(' ');
     let kind = after.next()?.to_owned();
     let source = after.next()?.to_owned();
-    Some(Mount { point, device, kind, source })
+    Some(Mount { point, device, kind, source, root, options })
 }
 
 /// Blank, tab, line feed and backslash are written as three octal digits.
@@ -84,6 +98,9 @@ mod tests {
         let mount = parse_line(line).expect("is a line");
         assert_eq!(mount.point, Path::new("/mnt 2"));
         assert_eq!((mount.device.as_str(), mount.kind.as_str()), ("98:0", "fuse.lockstep"));
+        assert_eq!((mount.root.as_path(), mount.is_read_only()), (Path::new("/mnt1"), false));
+        let line = "40 35 7:3 / /mnt3 ro,nosuid - ext4 /dev/loop3 rw";
+        assert!(parse_line(line).expect("is a line").is_read_only());
     }
 
     #[test]
