@@ -14,6 +14,7 @@ pub mod failure;
 pub mod first_config;
 pub mod host;
 pub mod input;
+pub mod kubernetes;
 pub mod log;
 pub mod playground;
 pub mod pool;

@@ -1,0 +1,107 @@
+//! The agent in a cluster: the agent of the node, and what it knows of the cluster.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lockstep_api::{MirrorPool, MirrorReplica};
+
+use super::engine_seen::EngineSeen;
+use super::events::Events;
+use super::objects::Objects;
+use super::reports::Reports;
+use crate::agent::Agent;
+use crate::cluster::{Cluster, PoolPlace};
+
+/// What all tasks of the program share.
+pub(crate) struct ClusterAgent {
+    pub(super) agent: Arc<Agent>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) engine: EngineSeen,
+    pub(super) pool_reports: Reports<MirrorPool>,
+    pub(super) part_reports: Reports<MirrorReplica>,
+    pub(super) events: Events,
+    pub(super) in_use: InUse,
+}
+
+impl ClusterAgent {
+    pub(super) fn new(agent: Arc<Agent>, objects: Arc<Objects>) -> Self {
+        Self {
+            pool_reports: Reports::new(Arc::clone(&objects.pools), objects.pools_api()),
+            part_reports: Reports::new(Arc::clone(&objects.parts), objects.parts_api()),
+            events: Events::new(objects.client.clone(), &objects.me),
+            engine: EngineSeen::default(),
+            in_use: InUse::default(),
+            agent,
+            objects,
+        }
+    }
+}
+
+/// Volumes that somebody here is just attaching or detaching, with how many do: their parts are not given up meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InUse(Arc<Mutex<BTreeMap<String, usize>>>);
+
+/// Marks a volume for as long as it is kept.
+#[derive(Debug)]
+pub(super) struct Use {
+    in_use: InUse,
+    volume: String,
+}
+
+impl InUse {
+    pub(super) fn mark(&self, volume: &str) -> Use {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(volume.to_owned()).or_default() += 1;
+        Use { in_use: self.clone(), volume: volume.to_owned() }
+    }
+
+    pub(super) fn contains(&self, volume: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(volume)
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut all = self.in_use.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.volume) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.volume);
+            }
+        }
+    }
+}
+
+/// Where a MirrorPool says that its replicas are.
+pub(super) fn pool_place(pool: &MirrorPool) -> Option<PoolPlace> {
+    let storage = pool.spec.storage.as_ref()?;
+    let device = storage.device.as_ref().map(|device| PoolPlace::Device(device.into()));
+    device.or_else(|| storage.directory.as_ref().map(|directory| PoolPlace::Directory(directory.into())))
+}
+
+/// Writes the cluster file, whole and durably: an engine that starts reads the old or the new one. It holds the key.
+pub(super) fn write_cluster(path: &Path, cluster: &Cluster) -> std::io::Result<()> {
+    let unfinished = path.with_extension("unfinished");
+    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished)?;
+    file.write_all(cluster.to_toml().as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)?;
+    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::InUse;
+
+    #[test]
+    fn a_volume_is_in_use_until_the_last_user_is_gone() {
+        let in_use = InUse::default();
+        let (first, second) = (in_use.mark("v"), in_use.mark("v"));
+        drop(first);
+        assert!(in_use.contains("v") && !in_use.contains("w"));
+        drop(second);
+        assert!(!in_use.contains("v"));
+    }
+}

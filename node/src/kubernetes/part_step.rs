@@ -1,0 +1,199 @@
+//! What is to be done about a part next: a pure decision, from the object that wants it and from what the engine has.
+
+use lockstep_api::{MirrorReplica, Phase, ReplicaRole, is_true, names};
+use lockstep_proto::node::v1 as proto;
+
+use super::part_status::READY;
+
+/// What this node's engine has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts<'a> {
+    /// The engine's volume of the part's name.
+    pub(super) engine: Option<&'a proto::VolumeStatus>,
+    /// The engine has the pool; else why it has none.
+    pub(super) pool: Result<(), &'a str>,
+    /// This node shall have a pool.
+    pub(super) pool_wanted: bool,
+    /// Nothing of the volume is attached here, nor being attached.
+    pub(super) unused: bool,
+}
+
+/// What to do about a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// All is as it should be.
+    Nothing,
+    /// One of those that the volume is made of.
+    Make,
+    /// A member without data of a volume that exists.
+    Admit,
+    /// Take it away, then let the object go.
+    Delete,
+    /// An attachment that nobody uses any more: its object is to be marked.
+    Abandon,
+    /// It was made, and the engine has it no more. Nothing is made in its place: it would be empty, or without memory.
+    Lost(String),
+    /// Another volume bears the name here.
+    Taken,
+    /// It cannot be done yet.
+    Wait(String),
+}
+
+/// Decides about one part.
+pub(super) fn plan_step(object: &MirrorReplica, facts: Facts<'_>) -> Step {
+    let (spec, metadata) = (&object.spec, &object.metadata);
+    let is_replica = spec.role == ReplicaRole::Replica;
+    if metadata.deletion_timestamp.is_some() {
+        let ours = metadata.finalizers.iter().flatten().any(|finalizer| finalizer == names::FINALIZER_REPLICA);
+        return match facts.pool {
+            _ if !ours => Step::Nothing,
+            // Its files would stay behind. A node that shall have no pool never had any.
+            Err(reason) if is_replica && facts.pool_wanted => Step::Wait(format!("the pool is not open: {reason}")),
+            _ => Step::Delete,
+        };
+    }
+    match facts.engine {
+        Some(engine) if engine.id.is_empty() || engine.id == spec.definition.id => {
+            let abandoned = spec.role == ReplicaRole::Attachment && facts.unused;
+            if abandoned { Step::Abandon } else { Step::Nothing }
+        }
+        Some(_) => Step::Taken,
+        None if spec.role == ReplicaRole::Attachment && facts.unused => Step::Abandon,
+        None => plan_missing(object, facts),
+    }
+}
+
+fn plan_missing(object: &MirrorReplica, facts: Facts<'_>) -> Step {
+    let spec = &object.spec;
+    if spec.role == ReplicaRole::Replica {
+        if let Err(reason) = facts.pool {
+            return Step::Wait(format!("the pool is not open: {reason}"));
+        }
+        if was_made(object) {
+            return Step::Lost(format!("the replica is not in the pool of node {} any more", spec.node_name));
+        }
+    }
+    let first = match spec.role {
+        ReplicaRole::Replica => !spec.joins,
+        // A vote is a memory of what was promised: one that was lost is not made as it was at first.
+        ReplicaRole::TieBreaker => !spec.joins && !was_made(object),
+        ReplicaRole::Attachment => false,
+    };
+    if first { Step::Make } else { Step::Admit }
+}
+
+/// Whether the engine ever had the part. Nothing is written to a volume before all its parts were reported made.
+fn was_made(object: &MirrorReplica) -> bool {
+    object.status.as_ref().is_some_and(|status| {
+        status.phase == Phase::Ready || status.seen.epoch > 0 || is_true(&status.conditions, READY)
+    })
+}
+
+/// Whether this node is the one that makes the volume larger: the writer, of several the first, else the first in-sync replica.
+pub(super) fn is_resizer(engine: &proto::VolumeStatus, me: &str) -> bool {
+    engine.writers.iter().min().or_else(|| engine.in_sync.iter().min()).is_some_and(|first| first == me)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Facts, Step, is_resizer, plan_step};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use lockstep_api::{MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, names};
+    use lockstep_proto::node::v1 as proto;
+    use serde_json::json;
+
+    const ID: &str = "000102030405060708090a0b0c0d0e0f";
+
+    fn object(role: ReplicaRole, joins: bool) -> MirrorReplica {
+        serde_json::from_value(json!({
+            "apiVersion": "lockstep.storage/v1alpha1",
+            "kind": "MirrorReplica",
+            "metadata": { "name": "v.a", "finalizers": [names::FINALIZER_REPLICA] },
+            "spec": {
+                "volume": "v", "nodeName": "a", "role": role, "joins": joins,
+                "definition": {
+                    "id": ID, "generation": "0000000000000001", "sizeBytes": 4096, "access": "SingleWriter",
+                    "arbiter": "Peers", "policingShards": 0, "ack": "Disk", "onQuorumLoss": "Suspend",
+                    "replicas": [{ "nodeId": 1, "incarnation": 1 }],
+                },
+            },
+        }))
+        .expect("is an object")
+    }
+
+    fn made(mut object: MirrorReplica) -> MirrorReplica {
+        object.status = Some(MirrorReplicaStatus { phase: Phase::Ready, ..Default::default() });
+        object
+    }
+
+    fn marked(mut object: MirrorReplica) -> MirrorReplica {
+        object.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+        object
+    }
+
+    const NOTHING: Facts<'static> = Facts { engine: None, pool: Ok(()), pool_wanted: true, unused: false };
+
+    #[test]
+    fn a_part_that_is_missing_is_made_as_its_role_allows() {
+        use ReplicaRole::{Attachment, Replica, TieBreaker};
+        let step = |object: &MirrorReplica| plan_step(object, NOTHING);
+        assert_eq!(step(&object(Replica, false)), Step::Make);
+        assert_eq!(step(&object(TieBreaker, false)), Step::Make);
+        assert_eq!(step(&object(Attachment, false)), Step::Admit);
+        assert_eq!(step(&object(Replica, true)), Step::Admit);
+        assert_eq!(step(&object(TieBreaker, true)), Step::Admit);
+        assert!(matches!(step(&made(object(Replica, false))), Step::Lost(_)), "never an empty one in its place");
+        assert_eq!(step(&made(object(TieBreaker, false))), Step::Admit, "never a vote that forgot its promises");
+    }
+
+    #[test]
+    fn a_replica_waits_for_its_pool_to_be_made_and_to_be_deleted() {
+        let closed = Facts { pool: Err("no disk"), ..NOTHING };
+        let replica = object(ReplicaRole::Replica, false);
+        for object in [replica.clone(), made(replica.clone()), marked(replica.clone())] {
+            assert_eq!(plan_step(&object, closed), Step::Wait("the pool is not open: no disk".to_owned()));
+        }
+        assert_eq!(plan_step(&object(ReplicaRole::TieBreaker, false), closed), Step::Make);
+        assert_eq!(plan_step(&marked(object(ReplicaRole::TieBreaker, false)), closed), Step::Delete);
+        assert_eq!(plan_step(&marked(replica), Facts { pool_wanted: false, ..closed }), Step::Delete);
+    }
+
+    #[test]
+    fn what_is_there_stays_and_what_is_marked_goes() {
+        let there = proto::VolumeStatus { id: ID.to_owned(), ..Default::default() };
+        let other = proto::VolumeStatus { id: "00".repeat(16), ..Default::default() };
+        let replica = object(ReplicaRole::Replica, false);
+        let with = |engine| Facts { engine: Some(engine), ..NOTHING };
+        assert_eq!(plan_step(&replica, with(&there)), Step::Nothing);
+        assert_eq!(plan_step(&replica, with(&other)), Step::Taken);
+        assert_eq!(plan_step(&marked(replica.clone()), with(&there)), Step::Delete);
+        let mut released = marked(replica);
+        released.metadata.finalizers = None;
+        assert_eq!(plan_step(&released, with(&there)), Step::Nothing);
+    }
+
+    #[test]
+    fn an_attachment_that_nobody_uses_is_abandoned() {
+        let there = proto::VolumeStatus { id: ID.to_owned(), ..Default::default() };
+        let attachment = object(ReplicaRole::Attachment, false);
+        for engine in [None, Some(&there)] {
+            let facts = Facts { engine, ..NOTHING };
+            assert_ne!(plan_step(&attachment, facts), Step::Abandon);
+            assert_eq!(plan_step(&attachment, Facts { unused: true, ..facts }), Step::Abandon);
+        }
+        assert_eq!(plan_step(&object(ReplicaRole::Replica, false), Facts { unused: true, ..NOTHING }), Step::Make);
+    }
+
+    #[test]
+    fn one_node_makes_the_volume_larger() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let status = |writers: &[&str], in_sync: &[&str]| proto::VolumeStatus {
+            writers: names(writers),
+            in_sync: names(in_sync),
+            ..Default::default()
+        };
+        assert!(is_resizer(&status(&["c"], &["a", "b"]), "c") && !is_resizer(&status(&["c"], &["a", "b"]), "a"));
+        assert!(is_resizer(&status(&[], &["b", "a"]), "a") && !is_resizer(&status(&[], &["b", "a"]), "b"));
+        assert!(!is_resizer(&status(&[], &[]), "a"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Objects of the API server as they were seen last, kept by a watch, and still there while the API server is away.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
+
+/// After so long the API server ends a watch, and the next begins where it ended: a connection that died unnoticed is noticed then.
+const WATCH_SECONDS: u32 = 60;
+
+/// A watch that broke is begun again after this long, later attempts after up to the longest: many nodes do so at once, when
+/// the API server is back.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_LONGEST: Duration = Duration::from_secs(5);
+
+/// Objects of one kind, by name.
+#[derive(Debug)]
+pub(crate) struct Watched<K> {
+    objects: Mutex<BTreeMap<String, Arc<K>>>,
+    /// Rises with each change; 0 until everything was listed once.
+    version: watch::Sender<u64>,
+}
+
+impl<K> Default for Watched<K> {
+    fn default() -> Self {
+        Self { objects: Mutex::default(), version: watch::Sender::new(0) }
+    }
+}
+
+impl<K> Watched<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<K>>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The object of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<K>> {
+        self.lock().get(name).cloned()
+    }
+
+    /// All objects, in the order of their names.
+    pub(crate) fn all(&self) -> Vec<Arc<K>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Whether everything was listed at least once.
+    pub(crate) fn is_listed(&self) -> bool {
+        *self.version.borrow() > 0
+    }
+
+    /// Tells changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Takes over an object that an answer contained, unless a newer one is known.
+    pub(crate) fn put(&self, object: K) {
+        let Some(name) = object.meta().name.clone() else { return };
+        let mut objects = self.lock();
+        let is_old = |known: &Arc<K>| match (version_of(&**known), version_of(&object)) {
+            (Some(known_version), Some(version)) => known.meta().uid == object.meta().uid && known_version >= version,
+            _ => false,
+        };
+        if !objects.get(&name).is_some_and(is_old) {
+            objects.insert(name, Arc::new(object));
+            drop(objects);
+            self.changed();
+        }
+    }
+
+    fn remove(&self, object: &K) {
+        let Some(name) = object.meta().name.as_deref() else { return };
+        let mut objects = self.lock();
+        if objects.get(name).is_some_and(|known| known.meta().uid == object.meta().uid) {
+            objects.remove(name);
+            drop(objects);
+            self.changed();
+        }
+    }
+
+    fn changed(&self) {
+        // Before the first list is complete nobody shall decide anything.
+        self.version.send_if_modified(|version| {
+            let listed = *version > 0;
+            *version += u64::from(listed);
+            listed
+        });
+    }
+
+    /// Watches until it is dropped. `fields` selects.
+    pub(crate) async fn watch(&self, api: Api<K>, fields: Option<&str>) {
+        let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+        if let Some(fields) = fields {
+            config = config.fields(fields);
+        }
+        let mut events = pin!(watcher(api, config).backoff(Again(AGAIN)));
+        let mut listed: Option<BTreeMap<String, Arc<K>>> = None;
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(Event::Init) => listed = Some(BTreeMap::new()),
+                Ok(Event::InitApply(object)) => {
+                    if let (Some(listed), Some(name)) = (&mut listed, object.meta().name.clone()) {
+                        listed.insert(name, Arc::new(object));
+                    }
+                }
+                Ok(Event::InitDone) => {
+                    *self.lock() = listed.take().unwrap_or_default();
+                    self.version.send_modify(|version| *version += 1);
+                }
+                Ok(Event::Apply(object)) => self.put(object),
+                Ok(Event::Delete(object)) => self.remove(&object),
+                Err(error) => tracing::info!(kind = short_name::<K>(), %error, "watched_anew"),
+            }
+        }
+    }
+}
+
+fn short_name<K>() -> &'static str {
+    let name = std::any::type_name::<K>();
+    name.rsplit("::").next().unwrap_or(name)
+}
+
+/// Versions of one object rise. An API server where they are no numbers has every object seen as new.
+fn version_of<K: Resource>(object: &K) -> Option<u64> {
+    object.meta().resource_version.as_deref()?.parse().ok()
+}
+
+/// Time before the next attempt.
+struct Again(Duration);
+
+impl Iterator for Again {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(AGAIN_LONGEST);
+        Some(wait)
+    }
+}
+
+impl Backoff for Again {
+    fn reset(&mut self) {
+        self.0 = AGAIN;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Watched;
+    use lockstep_api::{MirrorPool, MirrorPoolSpec};
+
+    fn pool(uid: &str, version: &str) -> MirrorPool {
+        let spec = MirrorPoolSpec { node_name: "a".to_owned(), storage: None, cordoned: false, evict: false };
+        let mut pool = MirrorPool::new("a", spec);
+        pool.metadata.uid = Some(uid.to_owned());
+        pool.metadata.resource_version = Some(version.to_owned());
+        pool
+    }
+
+    fn version(watched: &Watched<MirrorPool>) -> Option<String> {
+        watched.get("a")?.metadata.resource_version.clone()
+    }
+
+    #[test]
+    fn what_is_older_than_what_is_known_is_not_taken() {
+        let watched = Watched::default();
+        watched.put(pool("1", "9"));
+        watched.put(pool("1", "10"));
+        watched.put(pool("1", "9"));
+        assert_eq!(version(&watched).as_deref(), Some("10"));
+        // Another object of that name, whatever its version.
+        watched.put(pool("2", "3"));
+        assert_eq!(version(&watched).as_deref(), Some("3"));
+        watched.remove(&pool("1", "11"));
+        assert!(watched.get("a").is_some(), "the former object's end is not this one's");
+        watched.remove(&pool("2", "12"));
+        assert!(watched.get("a").is_none());
+    }
+
+    #[test]
+    fn changes_are_told_once_everything_was_listed() {
+        let watched = Watched::default();
+        watched.put(pool("1", "1"));
+        assert!(!watched.is_listed());
+    }
+}

@@ -1,0 +1,7 @@
+//! The agent in a cluster: a real API server, real engines of several nodes, CSI by its socket. The test is the controller.
+#![allow(clippy::panic, reason = "tests fail by panicking")]
+
+mod cluster;
+mod node;
+mod outages;
+mod volumes;
