@@ -33,6 +33,11 @@ fn hanging() -> Vec<String> {
         .collect()
 }
 
+/// Starts a killed engine again. On a busy machine the command gives up before the supervisor has come to it.
+fn revive(ground: &Ground) {
+    until("the engine runs again", || ground.run(&["playground", "restart", "a"]).code == 0);
+}
+
 fn write_synced(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(text)?;
@@ -60,14 +65,15 @@ fn what_an_engine_took_with_it_is_unstaged_and_staged_anew() {
         assert!(matches!(unstaged, Err(UnstageError::NotReachable { .. })), "{volume}: {unstaged:?}");
         assert!(mount_at(&a.staging(volume)).is_none(), "{volume}");
         assert_eq!(hanging(), Vec::<String>::new());
-        ground.json(&["playground", "restart", "a"]);
-        bounded("unstage", || a.unstage(volume)).expect("unstaged");
+        revive(&ground);
+        // The volume may still be being opened: kubelet asks again.
+        until("unstaged", || bounded("unstage", || a.unstage(volume)).is_ok());
         assert_eq!(a.left_behind(), Vec::<String>::new(), "{volume}");
 
         // Killed and back under a mount that nobody takes away: staged anew at the same path.
         a.stage(volume, &capability).expect("staged");
         ground.json(&["playground", "kill", "a"]);
-        ground.json(&["playground", "restart", "a"]);
+        revive(&ground);
         bounded("stage", || a.stage(volume, &capability)).expect("staged anew");
         if capability.mount().is_some() {
             assert_eq!(std::fs::read(a.staging(volume).join("kept")).expect("replayed"), b"kept");
@@ -76,7 +82,7 @@ fn what_an_engine_took_with_it_is_unstaged_and_staged_anew() {
         // And again while it is published: publishing finds out, too.
         a.publish(volume, "p", &capability, false).expect("published");
         ground.json(&["playground", "kill", "a"]);
-        ground.json(&["playground", "restart", "a"]);
+        revive(&ground);
         bounded("publish", || a.publish(volume, "p", &capability, false)).expect("published anew");
         if capability.mount().is_some() {
             assert_eq!(std::fs::read(a.target("p").join("more")).expect("replayed"), b"more");

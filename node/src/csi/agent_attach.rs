@@ -100,14 +100,14 @@ impl Attach for AgentAttach {
             // The agent refuses while something is mounted; the engine does not ask.
             let request = proto::EngineDetachRequest { volume: name.clone(), force: true };
             let mut engine = self.engine.clone();
-            match rpc::answer("the engine", within.max(GRACE), engine.detach(request)).await {
+            match rpc::answer("the engine", within, engine.detach(request)).await {
                 Ok(_) => {}
                 Err(failure) if failure.kind == Kind::WrongInput => return Err(DetachError::UnknownVolume),
                 Err(failure) => return Err(explain_detach(failure)),
             }
         }
         let request = proto::DetachVolumeRequest { volume: name };
-        match rpc::answer("the agent", within.max(GRACE), self.agent.clone().detach_volume(request)).await {
+        match rpc::answer("the agent", within, self.agent.clone().detach_volume(request)).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.kind == Kind::WrongInput => Err(DetachError::UnknownVolume),
             Err(failure) => Err(explain_detach(failure)),

@@ -11,6 +11,9 @@ use super::attach_port::{Attach, DeviceNumber};
 use super::usage::{SeeError, Seen};
 use crate::host::{block_device, filesystem};
 
+/// How long this node's engine may take to hear that the volume has grown elsewhere.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often it is looked whether the device has followed its volume.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -52,14 +55,13 @@ impl<A: Attach> CsiNode<A> {
         let observe = || block_device::observe_size(device.major, device.minor);
         let mut size_bytes = observe().map_err(|error| host("look at the device", error))?;
         let Some(range) = request.range else { return Ok(size_bytes) };
-        if size_bytes < range.required() {
-            let volume = self.attach.observe(&request.at.id).await;
-            let grown = volume.map_err(|error| host("look at the volume", error))?;
-            if grown.size_bytes < range.required() {
-                return Err(ExpandError::OutOfRange { size_bytes: grown.size_bytes });
-            }
-        }
+        let heard_by = Instant::now() + HEARD_WITHIN;
         while size_bytes < range.required() {
+            let volume =
+                self.attach.observe(&request.at.id).await.map_err(|error| host("look at the volume", error))?;
+            if volume.size_bytes < range.required() && Instant::now() >= heard_by.min(deadline) {
+                return Err(ExpandError::OutOfRange { size_bytes: volume.size_bytes });
+            }
             if Instant::now() >= deadline {
                 let state = format!("its device still has {size_bytes} bytes");
                 return Err(ExpandError::StillWorking { state });

@@ -17,7 +17,7 @@ use crate::host::mounts::{self, Mount};
 const UMOUNT: Tool = Tool { name: "umount", package: "mount" };
 
 /// How long an unmount may take before it is looked whether the device answers at all.
-const UMOUNT_WITHIN: Duration = Duration::from_secs(10);
+const UMOUNT_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a device may take to answer a read of one block before it counts as dead. The engine itself gives a hanging disk up, or fails
 /// over to a peer, in less.

@@ -17,6 +17,9 @@ use crate::host::{device_node, loops};
 /// The least that is waited for the engine, however little the caller still waits.
 const DETACH_WITHIN_MIN: Duration = Duration::from_secs(5);
 
+/// The most: an engine that answers takes 10 s to find out that there is no quorum. Longer, and the call is better repeated.
+const DETACH_WITHIN_MAX: Duration = Duration::from_secs(20);
+
 fn host(doing: &str, source: impl Into<lockstep_csi::node_port::Cause>) -> UnstageError {
     UnstageError::Host { doing: doing.to_owned(), source: source.into() }
 }
@@ -72,7 +75,7 @@ impl<A: Attach> CsiNode<A> {
         recorded: bool,
         deadline: Instant,
     ) -> Result<(), UnstageError> {
-        let within = deadline.saturating_duration_since(Instant::now()).max(DETACH_WITHIN_MIN);
+        let within = deadline.saturating_duration_since(Instant::now()).clamp(DETACH_WITHIN_MIN, DETACH_WITHIN_MAX);
         let mut ending = match how {
             Unmounted::InOrder => Ending::InOrder,
             Unmounted::ByForce => Ending::ByForce,
