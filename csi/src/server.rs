@@ -65,7 +65,7 @@ impl Plugin {
         self
     }
 
-    /// Serves until `shutdown` is there; then running calls have [`LEAVE_WITHIN`] to answer. The socket's file is gone at the end.
+    /// Serves until `shutdown` is there; then running calls have five seconds to answer. The socket's file is gone at the end.
     ///
     /// # Errors
     /// The server broke.

@@ -38,6 +38,9 @@ pub(crate) enum Refusal {
     Token,
     #[error("there is no such volume: no id of ours looks like this")]
     UnknownVolume,
+    /// A question about a place where nothing of ours can be.
+    #[error("the volume is not there: {field} {reason}")]
+    NotThere { field: &'static str, reason: String },
 }
 
 impl Refusal {
@@ -50,7 +53,7 @@ impl Refusal {
             Self::Unsupported { .. } | Self::NotStaged => Code::FailedPrecondition,
             Self::NoSize(_) => Code::OutOfRange,
             Self::Token => Code::Aborted,
-            Self::UnknownVolume => Code::NotFound,
+            Self::UnknownVolume | Self::NotThere { .. } => Code::NotFound,
         }
     }
 }

@@ -67,8 +67,8 @@ pub(crate) fn parse_usage(wire: &proto::NodeGetVolumeStatsRequest) -> Result<Vol
 
 pub(crate) fn parse_expand(wire: proto::NodeExpandVolumeRequest) -> Result<ExpandOnNode, Refusal> {
     let at = parse_at(&wire.volume_id, &wire.volume_path, &wire.staging_target_path);
-    // A volume that cannot be ours is spoken of last.
-    if let Err(refusal @ (Refusal::Missing { .. } | Refusal::Wrong { .. } | Refusal::TooLong { .. })) = at {
+    // That the volume, or the place, cannot be ours is said last.
+    if let Err(refusal @ (Refusal::Missing { .. } | Refusal::TooLong { .. })) = at {
         return Err(refusal);
     }
     let range = match wire.capacity_range {
@@ -92,8 +92,13 @@ pub(crate) fn parse_health(wire: &proto::NodeGetVolumeHealthRequest) -> Result<H
 
 fn parse_at(id: &str, volume_path: &str, staging_path: &str) -> Result<VolumeAt, Refusal> {
     let id = parse_id_text(id)?;
-    let volume_path = parse_path("volume_path", volume_path)?;
-    let staging_path = parse_optional_path("staging_target_path", staging_path)?;
+    // Nothing is made there: a path that cannot be one of ours is a place where the volume is not (csi-sanity asks with a relative one).
+    let elsewhere = |refusal| match refusal {
+        Refusal::Wrong { field, reason } => Refusal::NotThere { field, reason },
+        other => other,
+    };
+    let volume_path = parse_path("volume_path", volume_path).map_err(elsewhere)?;
+    let staging_path = parse_optional_path("staging_target_path", staging_path).map_err(elsewhere)?;
     Ok(VolumeAt { id: known_id(id)?, volume_path, staging_path })
 }
 
