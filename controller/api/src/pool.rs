@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// One node that runs Lockstep. Its name is the node's.
 ///
 /// Conditions: `Ready` (the pool is open, or the node has none), `EngineReady` (the engine answers its agent),
-/// `RestartInvisible` (the kernel sends unanswered requests again, so that an engine may restart under a writer).
+/// `RestartInvisible` (the kernel sends unanswered requests again, so that an engine may restart under a writer), `PartsWanted` (the
+/// engine has no part of a volume that no MirrorReplica wants).
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "lockstep.storage",

@@ -251,9 +251,10 @@ impl Attacher {
             && part.spec.role == ReplicaRole::Attachment
             && part.metadata.deletion_timestamp.is_none()
         {
-            // What cannot be told now is found to be abandoned later.
+            // What cannot be told now is told later.
             if let Err(error) = objects.delete_part(&part).await {
                 tracing::info!(volume = name, %error, "attachment_not_given_up_yet");
+                self.0.in_use.give_up(name);
             }
             return Ok(());
         }

@@ -1,10 +1,10 @@
 //! The agent in a cluster: the agent of the node, and what it knows of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lockstep_api::{MirrorPool, MirrorReplica};
 
@@ -24,6 +24,8 @@ pub(crate) struct ClusterAgent {
     pub(super) part_reports: Reports<MirrorReplica>,
     pub(super) events: Events,
     pub(super) in_use: InUse,
+    /// Volumes that the engine has a part of and no MirrorReplica wants.
+    pub(super) unwanted: Mutex<Vec<String>>,
 }
 
 impl ClusterAgent {
@@ -34,15 +36,24 @@ impl ClusterAgent {
             events: Events::new(objects.client.clone(), &objects.me),
             engine: EngineSeen::default(),
             in_use: InUse::default(),
+            unwanted: Mutex::default(),
             agent,
             objects,
         }
     }
 }
 
-/// Volumes that somebody here is just attaching or detaching, with how many do: their parts are not given up meanwhile.
+/// Volumes that somebody here is just attaching or detaching: their parts are not given up meanwhile.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InUse(Arc<Mutex<BTreeMap<String, usize>>>);
+pub(super) struct InUse(Arc<Mutex<Uses>>);
+
+#[derive(Debug, Default)]
+struct Uses {
+    /// With how many do.
+    running: BTreeMap<String, usize>,
+    /// Detached for good, as far as is known: who looks after the parts need not wait whether they are used again.
+    given_up: BTreeSet<String>,
+}
 
 /// Marks a volume for as long as it is kept.
 #[derive(Debug)]
@@ -53,22 +64,37 @@ pub(super) struct Use {
 
 impl InUse {
     pub(super) fn mark(&self, volume: &str) -> Use {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(volume.to_owned()).or_default() += 1;
+        let mut uses = self.lock();
+        *uses.running.entry(volume.to_owned()).or_default() += 1;
+        uses.given_up.remove(volume);
         Use { in_use: self.clone(), volume: volume.to_owned() }
     }
 
     pub(super) fn contains(&self, volume: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(volume)
+        self.lock().running.contains_key(volume)
+    }
+
+    /// It was detached, and its part could not be given up then.
+    pub(super) fn give_up(&self, volume: &str) {
+        self.lock().given_up.insert(volume.to_owned());
+    }
+
+    pub(super) fn is_given_up(&self, volume: &str) -> bool {
+        self.lock().given_up.contains(volume)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uses> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
-        let mut all = self.in_use.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.volume) {
+        let mut uses = self.in_use.lock();
+        if let Some(count) = uses.running.get_mut(&self.volume) {
             *count -= 1;
             if *count == 0 {
-                all.remove(&self.volume);
+                uses.running.remove(&self.volume);
             }
         }
     }
@@ -103,5 +129,9 @@ mod tests {
         assert!(in_use.contains("v") && !in_use.contains("w"));
         drop(second);
         assert!(!in_use.contains("v"));
+        in_use.give_up("v");
+        assert!(in_use.is_given_up("v"));
+        let _again = in_use.mark("v");
+        assert!(!in_use.is_given_up("v"), "it is wanted again");
     }
 }

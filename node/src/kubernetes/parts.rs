@@ -3,7 +3,7 @@
 //! One look at the engine a quarter of a second, on the same machine; only what changed goes to the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long an attachment that nobody uses is kept: whoever made it may be about to attach, or kubelet to stage again.
 const ABANDON_AFTER: Duration = Duration::from_secs(60);
+
+/// How long the engine may have a volume that no object wants before that is told: the watch may be late.
+const UNWANTED_AFTER: Duration = Duration::from_secs(10);
 
 /// What failed is tried again after this long, then after twice as long each time, up to the longest.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -52,6 +55,8 @@ pub(super) struct Parts {
     unused: BTreeMap<String, Instant>,
     /// Limits of resync that the engine was told, with its run.
     limits: BTreeMap<String, (u64, u64)>,
+    /// Since when the engine has had volumes that no object wants.
+    unwanted: BTreeMap<String, Instant>,
     /// The newest event of each volume when it was looked last.
     events: BTreeMap<String, Option<proto::VolumeEvent>>,
 }
@@ -88,6 +93,7 @@ impl ClusterAgent {
             if self.objects.parts.is_listed() {
                 let objects = self.objects.parts.all();
                 parts.forget_all_but(&objects);
+                self.note_unwanted(&mut parts, &objects, look.as_ref());
                 for object in objects {
                     self.keep_part(&mut parts, &object, look.as_ref());
                 }
@@ -189,7 +195,8 @@ impl ClusterAgent {
             parts.unused.remove(name);
             return false;
         }
-        parts.unused.entry(name.to_owned()).or_insert_with(Instant::now).elapsed() >= ABANDON_AFTER
+        let unused_for = parts.unused.entry(name.to_owned()).or_insert_with(Instant::now).elapsed();
+        unused_for >= ABANDON_AFTER || self.in_use.is_given_up(volume)
     }
 
     fn begin(self: &Arc<Self>, parts: &mut Parts, name: &str, object: &Arc<MirrorReplica>, work: Work) {
@@ -206,6 +213,19 @@ impl ClusterAgent {
             }
             (name, done)
         });
+    }
+
+    /// A part that no object wants any more, as after a restored backup of the API server's store, is told and never deleted: somebody who
+    /// knows what happened has to.
+    fn note_unwanted(&self, parts: &mut Parts, objects: &[Arc<MirrorReplica>], look: Option<&Look>) {
+        let Some(look) = look else { return };
+        let wanted: BTreeSet<&str> = objects.iter().map(|object| object.spec.volume.as_str()).collect();
+        parts.unwanted.retain(|volume, _| look.volumes.contains_key(volume) && !wanted.contains(volume.as_str()));
+        for volume in look.volumes.keys().filter(|volume| !wanted.contains(volume.as_str())) {
+            parts.unwanted.entry(volume.clone()).or_insert_with(Instant::now);
+        }
+        let old = parts.unwanted.iter().filter(|(_, since)| since.elapsed() >= UNWANTED_AFTER);
+        *self.unwanted.lock().unwrap_or_else(PoisonError::into_inner) = old.map(|(volume, _)| volume.clone()).collect();
     }
 
     /// Tells what happened since the last look. What happened before the first one was told by the agent's earlier run, if by anybody.

@@ -1,6 +1,7 @@
 //! This node among the others: cluster file and engine follow the MirrorPools, and this node's own says how it is.
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -132,6 +133,7 @@ impl ClusterAgent {
     fn report_pool(&self, plan: &NodePlan) {
         let Some(object) = self.objects.pools.get(&self.objects.me) else { return };
         let restart_visible = explain_restarts(self.agent.state());
+        let unwanted = self.unwanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let facts = Facts {
             me: self.agent.me(),
             dedicated: self.agent.own_dedicated(),
@@ -139,6 +141,7 @@ impl ClusterAgent {
             engine: self.engine.identity(),
             restart_visible: &restart_visible,
             doubled: &plan.doubled,
+            unwanted: &unwanted,
         };
         let status = pool_status(&object, &facts, &Time(Timestamp::now()));
         let old = object.status.clone().unwrap_or_default();

@@ -16,6 +16,12 @@ pub(super) const ENGINE_READY: &str = "EngineReady";
 /// An engine may restart under a writer.
 pub(super) const RESTART_INVISIBLE: &str = "RestartInvisible";
 
+/// The engine has no part that no MirrorReplica wants.
+pub(super) const PARTS_WANTED: &str = "PartsWanted";
+
+/// Most volumes that a message names.
+const NAMED_MAX: usize = 10;
+
 /// Free space is told when it moved by so many hundredths of the pool.
 const FREE_PERCENT: i64 = 5;
 
@@ -33,6 +39,8 @@ pub(super) struct Facts<'a> {
     pub(super) restart_visible: &'a str,
     /// Other nodes with this one's number or place.
     pub(super) doubled: &'a [String],
+    /// Volumes that the engine has a part of and no MirrorReplica wants.
+    pub(super) unwanted: &'a [String],
 }
 
 /// The status of this node's pool, from the one it had.
@@ -63,6 +71,7 @@ pub(super) fn pool_status(object: &MirrorPool, facts: &Facts<'_>, now: &Time) ->
         (READY, ready(facts, engine)),
         (ENGINE_READY, engine_ready(facts, engine)),
         (RESTART_INVISIBLE, restart_invisible(facts)),
+        (PARTS_WANTED, parts_wanted(facts)),
     ] {
         let condition = condition(kind, holds, reason, &message, status.observed_generation, now.clone());
         set_condition(&mut status.conditions, condition);
@@ -108,6 +117,17 @@ fn restart_invisible(facts: &Facts<'_>) -> (bool, &'static str, String) {
     }
 }
 
+fn parts_wanted(facts: &Facts<'_>) -> (bool, &'static str, String) {
+    let named: Vec<&str> = facts.unwanted.iter().take(NAMED_MAX).map(String::as_str).collect();
+    match (named.is_empty(), facts.unwanted.len() - named.len()) {
+        (true, _) => (true, "Wanted", String::new()),
+        (false, 0) => (false, "Unwanted", format!("no MirrorReplica wants what is here of {}", named.join(", "))),
+        (false, more) => {
+            (false, "Unwanted", format!("no MirrorReplica wants what is here of {} and {more} more", named.join(", ")))
+        }
+    }
+}
+
 fn bytes(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -148,7 +168,7 @@ mod tests {
     fn status(pool: Option<proto::Pool>, engine: Option<proto::EngineIdentity>) -> MirrorPoolStatus {
         let spec = MirrorPoolSpec { node_name: "a".to_owned(), storage: None, cordoned: false, evict: false };
         let me = me();
-        let facts = Facts { me: &me, dedicated: None, pool, engine, restart_visible: "", doubled: &[] };
+        let facts = Facts { me: &me, dedicated: None, pool, engine, restart_visible: "", doubled: &[], unwanted: &[] };
         pool_status(&MirrorPool::new("a", spec), &facts, &Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH))
     }
 

@@ -25,6 +25,9 @@ const PER_SECOND: u32 = 40;
 /// How long nothing is sent after a request that had no answer.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// The same after one that was refused: somebody has to change something first.
+const AGAIN_AFTER_REFUSAL: Duration = Duration::from_secs(30);
+
 /// A status that waits to be sent.
 #[derive(Debug)]
 struct Waiting {
@@ -137,7 +140,8 @@ where
             Err(error) => error,
         };
         tracing::info!(kind = %K::kind(&()), object = name, %reason, "status_not_sent");
-        report.not_before = Instant::now() + AGAIN_AFTER;
+        let refused = matches!(reason, RequestError::Refused(_));
+        report.not_before = Instant::now() + if refused { AGAIN_AFTER_REFUSAL } else { AGAIN_AFTER };
         // What was put meanwhile is newer.
         self.queue().waiting.entry(name).or_insert(report);
     }

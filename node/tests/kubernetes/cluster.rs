@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -220,6 +221,14 @@ impl TestCluster {
         let change = Patch::Merge(json!({ "spec": spec }));
         self.runtime.block_on(self.parts().patch(&name, &PatchParams::default(), &change)).context("patch a part")?;
         Ok(())
+    }
+
+    /// Reasons of the events about a volume.
+    pub fn events(&self, volume: &str) -> Result<Vec<String>> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let events = self.runtime.block_on(api.list(&Default::default())).context("list the events")?;
+        let about = |event: &Event| event.regarding.as_ref().is_some_and(|it| it.name.as_deref() == Some(volume));
+        Ok(events.items.into_iter().filter(about).filter_map(|event| event.reason).collect())
     }
 
     /// What the controller does when a volume is deleted.

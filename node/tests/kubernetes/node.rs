@@ -40,7 +40,10 @@ impl TestNode {
         let dir = home.join(short);
         std::fs::create_dir_all(dir.join("kubelet/plugins_registry")).context("make kubelet's directory")?;
         let key_file = home.join("key");
-        std::fs::write(&key_file, format!("{}\n", "5a".repeat(32))).context("write the key")?;
+        // Other nodes read it already.
+        if !key_file.exists() {
+            std::fs::write(&key_file, format!("{}\n", "5a".repeat(32))).context("write the key")?;
+        }
         Ok(Self {
             name: name.to_owned(),
             address,
@@ -157,6 +160,20 @@ impl TestNode {
     pub fn kill(&self) -> Result<()> {
         self.kill_agent()?;
         self.kill_engine()
+    }
+
+    /// The command line in the agent's pod.
+    pub fn lockstep(&self, words: &[&str]) -> Result<std::process::Output> {
+        let socket = self.state().join("node.sock");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        command
+            .env_remove("LOCKSTEP_DIR")
+            .env_remove("LOCKSTEP_NODE")
+            .arg("--node")
+            .arg(socket)
+            .arg("volume")
+            .args(words);
+        command.output().context("run lockstep")
     }
 
     /// Every volume leaves as planned.

@@ -20,6 +20,9 @@ fn a_part_of_a_node_that_is_away_is_deleted_when_it_is_back() -> Result<()> {
     let b = cluster.node("b")?;
     b.kill()?;
     cluster.wait_status(("v", "a"), "misses b", |status| status.unreachable == ["b"])?;
+    wait::until_true("an event tells of the loss", BOUND, || {
+        Ok(cluster.events("v")?.iter().any(|reason| reason == "ReplicaLost"))
+    })?;
     cluster.delete("v")?;
     cluster.wait_gone("v", "a")?;
     cluster.wait_gone("v", "c")?;
@@ -63,6 +66,26 @@ fn everything_goes_on_while_the_api_server_is_away() -> Result<()> {
     cluster.node("b")?.start()?;
     cluster.wait_created("v", &ON)?;
     cluster.unstage("v", "a")
+}
+
+#[test]
+fn an_attachment_that_ends_while_the_api_server_is_away_is_given_up_later() -> Result<()> {
+    let cluster = TestCluster::start(&["a", "b", "c", "d"])?;
+    cluster.create("v", SIZE, &ON)?;
+    cluster.wait_created("v", &ON)?;
+    cluster.stage("v", "d")?;
+    let device = cluster.node("d")?.device("v");
+    write_device(&device, 5)?;
+    cluster.server.pause()?;
+    write_device(&device, 6)?;
+    cluster.unstage("v", "d")?;
+    ensure!(!device.exists(), "{} is left", device.display());
+    cluster.server.resume()?;
+    cluster.wait_gone("v", "d")?;
+    cluster.node("d")?.ensure_empty_pool()?;
+    cluster.stage("v", "b")?;
+    check_device(&cluster.node("b")?.device("v"), 6)?;
+    cluster.unstage("v", "b")
 }
 
 #[test]

@@ -21,6 +21,12 @@ fn a_volume_is_made_written_moved_grown_and_deleted() -> Result<()> {
         ensure!(cluster.health(node, "/readyz")? == 200 && cluster.health(node, "/healthz")? == 200);
     }
 
+    // Who makes and deletes volumes here is not the command line.
+    for words in [&["create", "w", "--size", "1MiB"][..], &["delete", "v"]] {
+        let refused = cluster.node(a)?.lockstep(words)?;
+        ensure!(refused.status.code() == Some(3), "{refused:?}");
+    }
+
     cluster.stage("v", a)?;
     let device = cluster.node(a)?.device("v");
     write_device(&device, 7)?;
