@@ -18,6 +18,7 @@ pub mod registration;
 pub mod topology;
 pub mod volume;
 
+mod authority;
 mod calls;
 mod capabilities;
 mod controller;

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::identity::DRIVER;
-use crate::server::{ServeError, serve};
+use crate::server::{ServeError, serve_by_path};
 use crate::socket::Socket;
 
 /// What kind of plugin this is, in kubelet's words.
@@ -80,5 +80,5 @@ pub async fn serve_registration(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let registrar = Registrar { endpoint: endpoint.display().to_string(), told };
-    serve(Routes::new(RegistrationServer::new(registrar)), socket, shutdown).await
+    serve_by_path(Routes::new(RegistrationServer::new(registrar)), socket, shutdown).await
 }

@@ -1,23 +1,28 @@
 //! The plugin as a server on a unix socket.
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_proto::csi::v1 as proto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::service::Routes;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 
+use crate::authority::with_host_name;
 use crate::calls::CallLog;
 use crate::controller::ControllerService;
 use crate::controller_port::ControllerPort;
 use crate::identity::{IdentityService, Part};
 use crate::node::NodeService;
 use crate::node_port::NodePort;
-use crate::socket::Socket;
+use crate::socket::{File, Socket};
 
 /// How long running calls may take to answer when the server ends. What they began goes on as long as the process does.
 const LEAVE_WITHIN: Duration = Duration::from_secs(5);
@@ -81,15 +86,34 @@ pub(crate) async fn serve(
     socket: Socket,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let (listener, _file) = socket.into_parts();
+    let (listener, file) = socket.into_parts();
+    serve_at(services, (UnixListenerStream::new(listener), file), shutdown).await
+}
+
+/// Serves callers that name a socket's path where a host belongs: see [`crate::authority`].
+pub(crate) async fn serve_by_path(
+    services: Routes,
+    socket: Socket,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let (listener, file) = socket.into_parts();
+    let callers = UnixListenerStream::new(listener).map(|caller| caller.map(with_host_name));
+    serve_at(services, (callers, file), shutdown).await
+}
+
+async fn serve_at<C>(
+    services: Routes,
+    (callers, _file): (impl Stream<Item = io::Result<C>>, File),
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError>
+where
+    C: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone + Send + Sync + 'static> + Unpin + Send + 'static,
+{
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = Server::builder().layer(CallLog).add_routes(services).serve_with_incoming_shutdown(
-        UnixListenerStream::new(listener),
-        async {
-            // Also when the sender is dropped, which only happens as this future ends.
-            let _ = stopped.await;
-        },
-    );
+    let server = Server::builder().layer(CallLog).add_routes(services).serve_with_incoming_shutdown(callers, async {
+        // Also when the sender is dropped, which only happens as this future ends.
+        let _ = stopped.await;
+    });
     let mut server = pin!(server);
     tokio::select! {
         ended = &mut server => return Ok(ended?),
