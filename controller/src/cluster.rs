@@ -179,6 +179,11 @@ impl Cluster {
         *lock(&self.audience) = Some(audience);
     }
 
+    /// Has an object looked at, for a reason that no event tells.
+    pub fn touch(&self, touched: Touched) {
+        self.told(touched);
+    }
+
     fn told(&self, touched: Touched) {
         if let Some(audience) = &*lock(&self.audience) {
             // Fails only at the end of the program.

@@ -102,7 +102,7 @@ impl ControllerPort for Port {
     }
 
     async fn list_volumes(&self, page: port::Page) -> Result<port::Listed<port::Volume>, port::ListError> {
-        Ok(answers::page(&page, &self.cluster.volumes.state(), |volume| answers::answer(volume)))
+        Ok(answers::page(&page, &self.cluster.volumes.state(), answers::answer))
     }
 
     async fn confirm(&self, question: port::Confirm) -> Result<port::Verdict, port::LookUpError> {

@@ -3,9 +3,11 @@
 pub mod capacity;
 pub mod definition;
 pub mod fail_over;
+pub mod guard;
 pub mod pairing;
 pub mod pools;
 pub mod register;
+pub mod replacement;
 pub mod status;
 pub mod transitions;
 

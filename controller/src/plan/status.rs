@@ -235,7 +235,19 @@ pub fn users(volume: &MirrorVolume, parts: &[&MirrorReplica], dead: &BTreeSet<St
         .iter()
         .filter(|part| part.status.as_ref().is_some_and(|status| status.attached.is_some()))
         .map(|part| part.spec.node_name.clone());
-    let writers = volume.status.iter().flat_map(|status| status.writers.clone());
+    if parts.is_empty() {
+        // What is written down of the volume outlives its parts, and says nothing any more.
+        return Vec::new();
+    }
+    // It is also older than what they say.
+    let written = volume.status.as_ref();
+    let newest = newest(written.and_then(|status| status.generation.as_deref()), parts);
+    let writers =
+        newest.map_or_else(|| written.map(|it| it.writers.clone()).unwrap_or_default(), |it| it.writers.clone());
     let users: BTreeSet<String> = attached.chain(writers).filter(|node| !dead.contains(node)).collect();
     users.into_iter().collect()
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

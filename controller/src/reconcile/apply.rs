@@ -95,6 +95,8 @@ where
 {
     let name = object.name_any();
     let mut new = head::<K>(&name);
+    let mut status = json!(status);
+    drop_nulls(&mut status);
     merge(&mut new, &json!({ "metadata": { "resourceVersion": object.resource_version() }, "status": status }));
     let parameters = PatchParams::apply(MANAGER_CONTROLLER).force();
     send(Api::<K>::all(client.clone()).patch_status(&name, &parameters, &Patch::Apply(&new))).await
@@ -149,6 +151,18 @@ where
     match send(Api::<K>::all(client.clone()).delete(&object.name_any(), &parameters)).await {
         Ok(_) | Err(ApplyError::Missing) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Nothing is said by leaving it out: what is applied without a field takes it away, and null is none of the values of a choice.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
     }
 }
 

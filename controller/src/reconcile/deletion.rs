@@ -6,7 +6,7 @@
 use kube::ResourceExt as _;
 use kube::runtime::controller::Action;
 use lockstep_api::{
-    Arbiter, MirrorReplica, MirrorVolume, MirrorVolumeStatus, VolumeState, condition, is_true, names, set_condition,
+    Arbiter, MirrorReplica, MirrorVolume, MirrorVolumeStatus, condition, is_true, names, set_condition,
 };
 
 use super::apply::{delete, set_finalizer};
@@ -28,7 +28,7 @@ impl Leader {
         let begun = borrowed.iter().any(|part| part.metadata.deletion_timestamp.is_some());
         if !users.is_empty() && !begun {
             let message = format!("in use on {}: stop the pods that use it", users.join(", "));
-            self.put_status(volume, &blocked(volume, IN_USE, &message)).await?;
+            self.put_status(volume, &self.blocked(volume, IN_USE, &message)).await?;
             return Ok(Action::requeue(LOOK_EVERY));
         }
         for part in borrowed.iter().filter(|part| part.metadata.deletion_timestamp.is_none()) {
@@ -43,7 +43,7 @@ impl Leader {
                 true => (NODES_AWAY, format!("{} will delete what it has when it is back", of.join(", "))),
                 false => (DELETING, format!("waits for {}", of.join(", "))),
             };
-            self.put_status(volume, &blocked(volume, reason, &message)).await?;
+            self.put_status(volume, &self.blocked(volume, reason, &message)).await?;
             return Ok(Action::requeue(RETRY_AFTER));
         }
         self.delete_leases(volume).await?;
@@ -73,14 +73,12 @@ impl Leader {
             .await
             .map_err(|error| ReconcileError::Leases { source: Box::new(error) })
     }
-}
 
-/// The status of a volume that is not deleted yet.
-fn blocked(volume: &MirrorVolume, reason: &str, message: &str) -> MirrorVolumeStatus {
-    let mut status = volume.status.clone().unwrap_or_default();
-    let generation = volume.metadata.generation;
-    status.observed_generation = generation;
-    status.state = VolumeState::Deleting;
-    set_condition(&mut status.conditions, condition(DELETION_BLOCKED, true, reason, message, generation, now()));
-    status
+    /// The status of a volume that is not deleted yet.
+    fn blocked(&self, volume: &MirrorVolume, reason: &str, message: &str) -> MirrorVolumeStatus {
+        let mut status = self.plan_status(volume);
+        let blocked = condition(DELETION_BLOCKED, true, reason, message, volume.metadata.generation, now());
+        set_condition(&mut status.conditions, blocked);
+        status
+    }
 }

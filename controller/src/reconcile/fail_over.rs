@@ -16,7 +16,7 @@ use super::Leader;
 use super::apply::{ApplyError, apply_status, merge_over, send};
 use super::events::{Note, Subject};
 use super::volumes::now;
-use crate::cluster::lock;
+use crate::cluster::{Touched, lock};
 use crate::metrics::Counts;
 use crate::plan::fail_over::{Bound, Claims, PodPlan, Verdict, plan_pod, plan_verdict, volumes_of};
 
@@ -36,6 +36,8 @@ pub(super) struct Watchfulness {
     looked: BTreeMap<String, Instant>,
     /// Since when a node says that its engine is down.
     engine_down: BTreeMap<String, Instant>,
+    /// Nodes that were lost with the last look.
+    lost: BTreeSet<String>,
     /// Too many are silent: said once.
     held: bool,
 }
@@ -51,6 +53,12 @@ impl Leader {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
+            let lost = self.cluster.lost_nodes();
+            for node in lost.symmetric_difference(&memory.lost) {
+                // What is shown of its volumes depends on it.
+                self.cluster.touch(Touched::Node(node.clone()));
+            }
+            memory.lost = lost;
             if self.config.fail_over.enabled {
                 self.look_at_nodes(&mut memory).await;
             }

@@ -8,6 +8,7 @@ mod deletion;
 mod events;
 mod fail_over;
 pub mod liveness;
+mod members;
 mod pools;
 mod unmaking;
 mod volumes;
@@ -51,6 +52,7 @@ pub struct Leader {
     placed: Mutex<BTreeMap<String, MirrorVolume>>,
     events: events::Events,
     counts: Arc<Counts>,
+    lost_since: Mutex<members::LostSince>,
 }
 
 /// Why an object could not be reconciled now; it is tried again.
@@ -89,7 +91,15 @@ impl Leader {
         counts: Arc<Counts>,
     ) -> Arc<Self> {
         let events = events::Events::new(cluster.client.clone(), identity);
-        Arc::new(Self { cluster, config, leases, placed: Mutex::default(), events, counts })
+        Arc::new(Self {
+            cluster,
+            config,
+            leases,
+            placed: Mutex::default(),
+            events,
+            counts,
+            lost_since: Mutex::default(),
+        })
     }
 
     /// Works for ever.

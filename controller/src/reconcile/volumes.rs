@@ -52,23 +52,36 @@ impl Leader {
             self.ensure_register(volume).await?;
         }
         self.ensure_parts(volume).await?;
-        self.write_status(volume).await?;
+        if self.write_status(volume).await? {
+            // Whatever comes next is decided over what was written, which comes back as an event.
+            return Ok(Action::requeue(RETRY_AFTER));
+        }
+        if created && self.config.change_members {
+            self.change_members(volume).await?;
+        }
         // Whether a member that is waited for is lost, no event says.
         Ok(Action::requeue(if created { LOOK_EVERY } else { RETRY_AFTER }))
     }
 
-    /// Writes down what the members show, if that differs from what is written.
-    pub(super) async fn write_status(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
+    /// Writes down what the members show, if that differs from what is written. Says whether it does.
+    pub(super) async fn write_status(&self, volume: &MirrorVolume) -> Result<bool, ReconcileError> {
+        let status = self.plan_status(volume);
+        if volume.status.as_ref() == Some(&status) {
+            return Ok(false);
+        }
+        self.put_status(volume, &status).await?;
+        let old = volume.status.clone().unwrap_or_default();
+        self.note_transitions(volume, plan_transitions(&old, &status)).await;
+        Ok(true)
+    }
+
+    /// What the members show.
+    pub(super) fn plan_status(&self, volume: &MirrorVolume) -> MirrorVolumeStatus {
         let parts = self.own_parts(volume);
         let parts: Vec<&MirrorReplica> = parts.iter().map(|part| &**part).collect();
         let dead = self.cluster.lost_nodes();
         let register = self.cluster.register_trouble(volume);
-        let observed = Observed { volume, parts: &parts, dead: &dead, register: register.as_deref() };
-        let status = plan_status(observed, &now());
-        self.put_status(volume, &status).await?;
-        let old = volume.status.clone().unwrap_or_default();
-        self.note_transitions(volume, plan_transitions(&old, &status)).await;
-        Ok(())
+        plan_status(Observed { volume, parts: &parts, dead: &dead, register: register.as_deref() }, &now())
     }
 
     /// The parts of a volume that are of this volume, and not of an earlier attempt to make it, or of an earlier volume of the name.

@@ -45,12 +45,15 @@ pub struct Controller {
     pub process: Process,
     pub socket: PathBuf,
     command: Box<dyn Fn() -> Command>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Setup {
     /// With these nodes, whose agents run, and no controller.
     pub fn start(names: &[&str]) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("lockstep-controller-").tempdir()?;
+        let mut home = tempfile::Builder::new().prefix("lockstep-controller-").tempdir()?;
+        // Its logs are of interest where a test failed.
+        home.disable_cleanup(std::env::var_os("LOCKSTEP_KEEP").is_some());
         let cleanup = Cleanup::new();
         let server = ApiServer::start(&home.path().join("apiserver"), &cleanup)?;
         server.make_namespace(NAMESPACE)?;
@@ -83,7 +86,7 @@ impl Setup {
         };
         let process = Process::new(name, home.join("log"), &self.cleanup);
         process.start(&mut command())?;
-        Ok(Controller { process, socket, command: Box::new(command) })
+        Ok(Controller { process, socket, command: Box::new(command), runtime: self.runtime.handle().clone() })
     }
 
     /// The usual: pools of this size on every node, and one controller.
@@ -137,9 +140,10 @@ impl Setup {
 
     /// Nothing of a volume is left.
     pub fn wait_gone(&self, volume: &str) -> Result<()> {
-        self.until(&format!("{volume} is gone"), || {
+        let gone = self.until(&format!("{volume} is gone"), || {
             Ok((self.volume(volume)?.is_none() && self.parts(volume)?.is_empty()).then_some(()))
-        })
+        });
+        gone.with_context(|| format!("{:?} {:?}", self.volume(volume), self.parts(volume)))
     }
 }
 
@@ -148,6 +152,7 @@ pub const POOLS: &str = "pools: {default: {directory: /var/lib/lockstep/pool}}\n
 
 impl Controller {
     pub fn csi(&self) -> Csi {
+        let _inside = self.runtime.enter();
         Csi::new(self.socket.clone())
     }
 
