@@ -22,8 +22,6 @@ pub struct Config {
     pub replace_after: Duration,
     /// What happens to pods whose node is lost.
     pub fail_over: FailOver,
-    /// Drains of nodes wait for volumes.
-    pub drain_guard: DrainGuard,
 }
 
 /// Which nodes keep replicas, and where.
@@ -53,18 +51,6 @@ pub struct FailOver {
     pub engine_down_evict_after: Duration,
 }
 
-/// Drains of nodes wait for volumes.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct DrainGuard {
-    /// Whether they do.
-    pub enabled: bool,
-    /// Image of the guard pods; they only wait.
-    pub image: String,
-    /// Service account of the guard pods.
-    pub service_account: String,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -73,7 +59,6 @@ impl Default for Config {
             change_members: false,
             replace_after: Duration::from_secs(10 * 60),
             fail_over: FailOver::default(),
-            drain_guard: DrainGuard::default(),
         }
     }
 }
@@ -85,12 +70,6 @@ impl Default for FailOver {
             node_lease_stale_after: Duration::from_secs(6),
             engine_down_evict_after: Duration::from_secs(60),
         }
-    }
-}
-
-impl Default for DrainGuard {
-    fn default() -> Self {
-        Self { enabled: false, image: String::new(), service_account: "default".to_owned() }
     }
 }
 
@@ -160,9 +139,6 @@ impl Config {
         if self.fail_over.node_lease_stale_after < STALE_AFTER_MIN {
             return wrong("failOver.nodeLeaseStaleAfter", "is at least 5s");
         }
-        if self.drain_guard.enabled && self.drain_guard.image.is_empty() {
-            return wrong("drainGuard.image", "is needed where drainGuard.enabled is true");
-        }
         let named = self.pools.nodes.iter().filter_map(|(node, storage)| Some((node, storage.as_ref()?)));
         let default = self.pools.default_storage.iter().map(|storage| ("default", storage));
         for (place, storage) in named.map(|(node, storage)| (node.as_str(), storage)).chain(default) {
@@ -211,12 +187,12 @@ mod tests {
             ("failOver: {nodeLeaseStaleAfter: 1s}", "at least 5s"),
             ("pools: {default: {directory: pool}}", "absolute path"),
             ("pools: {nodes: {a: {directory: /a, device: /b}}}", "storage of a"),
-            ("replaceAfter: soon", "replaceAfter"),
-            ("drainGuard: {enabled: true}", "drainGuard.image"),
+            ("replaceAfter: soon", "expected number"),
+            ("drainGuard: {enabled: true}", "drainGuard"),
         ] {
             let error = Config::parse(text).expect_err(text);
             let chain = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
-            assert!(chain.contains(says) || says == "replaceAfter", "{chain}");
+            assert!(chain.contains(says), "{chain}");
         }
     }
 }

@@ -6,8 +6,8 @@
 //!                                   '--> csi (every replica of the controller answers, by writing and watching objects)
 //! ```
 //!
-//! The data plane is the fence: nothing here can make two writers of a single-writer volume. What is decided here is where volumes are placed,
-//! and when pods are moved.
+//! The data plane is the fence: nothing here can make two writers of a single-writer volume. What is decided here is where volumes are
+//! placed, and when pods are moved.
 #![forbid(unsafe_code)]
 
 pub mod cluster;

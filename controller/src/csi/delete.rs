@@ -1,4 +1,5 @@
-//! DeleteVolume: refused while the volume is used; else the object goes, and answers when the nodes that are there have deleted their parts.
+//! DeleteVolume: refused while the volume is used; else the object goes, and answers when the nodes that are there have deleted
+//! their parts.
 
 use std::time::{Duration, Instant};
 
@@ -11,16 +12,16 @@ use super::Port;
 use crate::plan::status::{DELETION_BLOCKED, IN_USE, NODES_AWAY, users};
 use crate::reconcile::apply::{self, ApplyError};
 
+/// How long a node may take to say that it has let a volume go: it looks every second.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
+
 impl Port {
     pub(super) async fn delete(&self, id: &VolumeId, within: Duration) -> Result<(), DeleteError> {
         let deadline = Instant::now() + within;
         let found = self.read(id).await.map_err(|error| DeleteError::Uncertain { source: Box::new(error) })?;
         let Some(volume) = found else { return Ok(()) };
         if volume.metadata.deletion_timestamp.is_none() {
-            let nodes = self.users_of(&volume);
-            if !nodes.is_empty() {
-                return Err(DeleteError::InUse { nodes });
-            }
+            self.wait_unused(&volume, deadline).await?;
             match apply::delete(&self.cluster.client, &volume).await {
                 // Another of this name by now: the one that was asked about is gone.
                 Ok(()) | Err(ApplyError::Conflict) => {}
@@ -29,6 +30,17 @@ impl Port {
             }
         }
         self.wait_deleted(&volume, deadline).await
+    }
+
+    /// A node that has let the volume go says so a moment later, and the objects that say it come here later still.
+    async fn wait_unused(&self, volume: &MirrorVolume, deadline: Instant) -> Result<(), DeleteError> {
+        let name = volume.name_any();
+        let users = || self.cluster.volume(&name).map_or_else(|| self.users_of(volume), |found| self.users_of(&found));
+        let within = deadline.saturating_duration_since(Instant::now()).min(SAID_WITHIN);
+        match self.cluster.until(within, || users().is_empty().then_some(())).await {
+            Some(()) => Ok(()),
+            None => Err(DeleteError::InUse { nodes: users() }),
+        }
     }
 
     fn users_of(&self, volume: &MirrorVolume) -> Vec<String> {

@@ -1,4 +1,5 @@
-//! CSI's Controller service over the cluster's objects: requests become MirrorVolumes, and what the leader writes about them becomes answers.
+//! CSI's Controller service over the cluster's objects: requests become MirrorVolumes, and what the leader writes about them becomes
+//! answers.
 //!
 //! Every replica of the controller answers, leader or not. Nothing is remembered here: a repeated request finds the object.
 

@@ -1,14 +1,16 @@
 //! ControllerModifyVolume: the attributes are written down, all or none; the leader and the nodes carry them out.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use lockstep_api::{MirrorVolume, is_true};
+use lockstep_api::{MirrorVolume, MirrorVolumeSpec, is_true};
 use lockstep_csi::controller_port::{ModifyError, Parameters};
 use lockstep_csi::volume::VolumeId;
 use serde_json::json;
 
 use super::Port;
 use super::parameters::Attributes;
+use crate::plan::replacement::{Seen, plan_change};
 use crate::plan::status::{REDUNDANT, is_created};
 use crate::reconcile::apply::{ApplyError, merge_over};
 
@@ -31,7 +33,8 @@ impl Port {
             if spec == volume.spec {
                 return Ok(());
             }
-            check_state(&volume, spec.replicas)?;
+            check_state(&volume, &spec)?;
+            self.check_built(&volume, &spec)?;
             let changed = json!({ "spec": {
                 "replicas": spec.replicas,
                 "ack": spec.ack,
@@ -49,11 +52,41 @@ impl Port {
     }
 }
 
+fn forbidden(reason: &str) -> Result<(), ModifyError> {
+    Err(ModifyError::Forbidden { reason: reason.to_owned() })
+}
+
+impl Port {
+    /// What would be written down and never happen is refused.
+    fn check_built(&self, volume: &MirrorVolume, wanted: &MirrorVolumeSpec) -> Result<(), ModifyError> {
+        if wanted.ack != volume.spec.ack {
+            return forbidden("ack of a volume that exists cannot be changed in this release");
+        }
+        if wanted.replicas == volume.spec.replicas {
+            return Ok(());
+        }
+        if !self.config.change_members {
+            return forbidden("replicas of a volume that exists cannot be changed: changeMembers is off");
+        }
+        if wanted.replicas > volume.spec.replicas {
+            let pools = self.cluster.plan_pools(&BTreeMap::new());
+            let mut more = volume.clone();
+            more.spec = wanted.clone();
+            let lost_for_long = &self.cluster.lost_nodes();
+            let overcommit = self.config.overcommit;
+            if plan_change(Seen { volume: &more, pools: &pools, lost_for_long, overcommit }).is_none() {
+                let reason = "no pool without a part of it has room for one more replica".to_owned();
+                return Err(ModifyError::NoRoom { reason });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Replicas are not given up while redundancy is missing, nor before they are there.
-fn check_state(volume: &MirrorVolume, replicas: u8) -> Result<(), ModifyError> {
-    let forbidden = |reason: &str| Err(ModifyError::Forbidden { reason: reason.to_owned() });
+fn check_state(volume: &MirrorVolume, wanted: &MirrorVolumeSpec) -> Result<(), ModifyError> {
     let redundant = volume.status.as_ref().is_some_and(|status| is_true(&status.conditions, REDUNDANT));
-    match replicas {
+    match wanted.replicas {
         _ if volume.metadata.deletion_timestamp.is_some() => forbidden("it is being deleted"),
         _ if !is_created(volume) => forbidden("it is being made"),
         fewer if fewer < volume.spec.replicas && !redundant => {

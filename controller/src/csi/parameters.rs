@@ -285,7 +285,8 @@ mod tests {
             ),
             (
                 &[("replica", "2")],
-                r#"unknown parameter "replica": the parameters are replicas, arbiter, policing, ack, onQuorumLoss, poolSelector, remoteAccess, frontEnd, fuse"#,
+                "unknown parameter \"replica\": the parameters are replicas, arbiter, policing, ack, onQuorumLoss, poolSelector, \
+                 remoteAccess, frontEnd, fuse",
             ),
             (
                 &[("policing", "lease"), ("arbiter", "peers")],

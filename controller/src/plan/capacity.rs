@@ -2,7 +2,8 @@
 
 use super::Pool;
 
-/// Answers are rounded down to this many bytes (1 GiB): the provisioner keeps an object per node and class, and rewrites it with every change.
+/// Answers are rounded down to this many bytes (1 GiB): the provisioner keeps an object per node and class, and rewrites it with
+/// every change.
 pub const ROUND_BYTES: u64 = 1 << 30;
 
 /// What could be made.

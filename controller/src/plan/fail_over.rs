@@ -1,8 +1,8 @@
 //! What to do about a node that is not heard any more: a pure decision over what this program and the other members saw.
 //!
-//! Two witnesses are needed. The node's Lease was not renewed (its agent is away, or cut off from the API server), *and* every other member that
-//! lives has lost its engine. One of them alone is an ordinary trouble: a sick engine, a cut of one network. With both, the data
-//! plane has fenced the node or is about to, and its pods may be deleted without asking it.
+//! Two witnesses are needed. The node's Lease was not renewed (its agent is away, or cut off from the API server), *and* every other
+//! member that lives has lost its engine. One of them alone is an ordinary trouble: a sick engine, a cut of one network. With
+//! both, the data plane has fenced the node or is about to, and its pods may be deleted without asking it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,7 +128,8 @@ enum Kind {
     Foreign,
 }
 
-/// What a volume of a pod is, as far as moving the pod is concerned. What lives and dies with the pod, or stays on its node, does not matter.
+/// What a volume of a pod is, as far as moving the pod is concerned. What lives and dies with the pod, or stays on its node, does not
+/// matter.
 fn kind(pod: &Pod, volume: &Volume, claims: &Claims) -> Option<Kind> {
     let (claim, read_only) = match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(claim), _) => (claim.claim_name.clone(), claim.read_only == Some(true)),

@@ -19,7 +19,8 @@ pub enum Guard {
     },
 }
 
-/// What every node's guard is told. `leaving` are nodes whose guards have been let go and are not back; `lost` are nodes that are not there.
+/// What every node's guard is told. `leaving` are nodes whose guards have been let go and are not back; `lost` are nodes that are not
+/// there.
 #[must_use]
 pub fn plan_guards(
     nodes: &BTreeSet<String>,

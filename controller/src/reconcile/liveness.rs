@@ -1,7 +1,7 @@
 //! Which nodes live, by the renewals of their Leases that this program saw, on its own clock.
 //!
-//! Clocks of nodes do not matter. Neither does how old a Lease is when this program first sees it: a leader that has just started knows nothing,
-//! and waits as long as for a renewal.
+//! Clocks of nodes do not matter. Neither does how old a Lease is when this program first sees it: a leader that has just started
+//! knows nothing, and waits as long as for a renewal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The members of a running volume are changed: a lost replica is replaced, a pool is emptied, one more or one fewer is wanted.
 //!
-//! The placement is the wish and is written first; parts follow it. One that is added joins empty and is admitted by the others; one that is
-//! not in the placement any more leaves, and its node takes it away.
+//! The placement is the wish and is written first; parts follow it. One that is added joins empty and is admitted by the others;
+//! one that is not in the placement any more leaves, and its node takes it away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;

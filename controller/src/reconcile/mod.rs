@@ -1,6 +1,7 @@
 //! What the leader does: carries out what [`crate::plan`] decides, object by object, again and again until nothing is left to do.
 //!
-//! Every write is idempotent, and is made over what was read: a successor that repeats it, or a predecessor's that arrives late, harms nothing.
+//! Every write is idempotent, and is made over what was read: a successor that repeats it, or a predecessor's that arrives late,
+//! harms nothing.
 
 pub mod apply;
 mod creation;

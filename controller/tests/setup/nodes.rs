@@ -1,4 +1,5 @@
-//! Nodes as the controller sees them: what an agent and its engine would write. A part is made as soon as it is seen, unless the node is away.
+//! Nodes as the controller sees them: what an agent and its engine would write. A part is made as soon as it is seen, unless the
+//! node is away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,0 +1,135 @@
+//! Volumes change while they are there: they grow, their attributes change, their register goes, a member is lost while they are made, and
+//! the controller itself leaves.
+
+mod setup;
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams};
+use lockstep_api::{Arbiter, MirrorReplicaStatus, MirrorVolumeStatus, Phase};
+use nix::sys::signal::Signal;
+use setup::{NAMESPACE, Setup, block_many, request};
+use tonic::Code;
+
+const GIB: i64 = 1 << 30;
+
+impl Setup {
+    fn status(&self, volume: &str) -> Result<MirrorVolumeStatus> {
+        self.volume(volume)?.context("the volume")?.status.context("its status")
+    }
+
+    fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    fn registers(&self) -> Result<Vec<Lease>> {
+        let of = ListParams::default().labels("lockstep.dev/kind=configuration");
+        Ok(self.run(self.leases().list(&of))?.items)
+    }
+}
+
+#[test]
+fn a_volume_grows_on_all_its_members_and_its_attributes_change() -> Result<()> {
+    let setup = Setup::start(&["a", "b", "c"])?;
+    let one = setup.controller_with_pools("one")?;
+    setup.wait_pools(3)?;
+    let csi = one.csi();
+    setup.run(csi.create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
+    let grown = setup.run(csi.expand("pvc-1", 3 * GIB))?;
+    ensure!(grown == 3 * GIB, "{grown}");
+    ensure!(setup.parts("pvc-1")?.iter().all(|part| part.spec.size_bytes == Some(3 * GIB)));
+    ensure!(setup.parts("pvc-1")?.iter().all(|part| part.spec.definition.size_bytes == GIB), "as it was created");
+    ensure!(setup.run(csi.expand("pvc-1", 2 * GIB))? == 3 * GIB, "it is large enough");
+    let refused = setup.run(csi.expand("pvc-1", 200 * GIB)).expect_err("too large");
+    ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
+    ensure!(setup.volume("pvc-1")?.context("it")?.spec.size_bytes == 3 * GIB, "it keeps its size");
+    let refused = setup.run(csi.expand("pvc-2", GIB)).expect_err("there is none");
+    ensure!(refused.code() == Code::NotFound, "{refused:?}");
+
+    setup.run(csi.modify("pvc-1", &[("resyncRate", "10MiB"), ("writePriority", "high")]))?;
+    setup.until("the limit is told to all members", || {
+        Ok(setup.parts("pvc-1")?.iter().all(|part| part.spec.resync_rate == 10 << 20).then_some(()))
+    })?;
+    let before = setup.volume("pvc-1")?.context("it")?.spec;
+    for (attributes, code, says) in [
+        (&[("resyncRate", "fast"), ("writePriority", "low")][..], Code::InvalidArgument, "resyncRate"),
+        (&[("writePriority", "low"), ("arbiter", "lease")][..], Code::InvalidArgument, "arbiter"),
+        (&[("writePriority", "low"), ("replicas", "3")][..], Code::FailedPrecondition, "changeMembers"),
+        (&[("ack", "durable")][..], Code::FailedPrecondition, "ack"),
+    ] {
+        let refused = setup.run(csi.modify("pvc-1", attributes)).expect_err(says);
+        ensure!(refused.code() == code && refused.message().contains(says), "{refused:?}");
+    }
+    ensure!(setup.volume("pvc-1")?.context("it")?.spec == before, "all or none");
+    Ok(())
+}
+
+#[test]
+fn a_volume_is_made_elsewhere_when_a_member_is_lost_meanwhile() -> Result<()> {
+    let setup = Setup::start(&["a", "b", "c", "d"])?;
+    let one = setup.controller_with_pools("one")?;
+    setup.wait_pools(4)?;
+    let csi = one.csi();
+    // b has its engine ready as far as anybody knows, and never makes its part.
+    setup.nodes.say("b", "pvc-1", MirrorReplicaStatus { phase: Phase::Pending, ..MirrorReplicaStatus::default() });
+    let call = {
+        let csi = csi.clone();
+        setup.runtime.spawn(async move { csi.create_in_the_end(request("pvc-1", GIB, Some("b"), &[])).await })
+    };
+    setup.until("it is placed on b", || Ok((setup.parts("pvc-1")?.len() == 3).then_some(())))?;
+    let first = setup.status("pvc-1")?.id;
+    setup.nodes.set_away("b", true);
+    setup.run(call)?.context("the volume is made all the same")?;
+    let status = setup.status("pvc-1")?;
+    ensure!(status.id != first && status.placement.iter().all(|placed| placed.node != "b"), "{status:?}");
+    let old: Vec<_> = setup.parts("pvc-1")?.into_iter().filter(|part| part.spec.node_name == "b").collect();
+    ensure!(old.len() == 1 && old[0].metadata.deletion_timestamp.is_some(), "what b may have waits for it");
+    setup.nodes.set_away("b", false);
+    setup.until("b took away what it had", || Ok((setup.parts("pvc-1")?.len() == 3).then_some(())))?;
+    ensure!(setup.status("pvc-1")?.ready.as_deref() == Some("2/2"));
+    Ok(())
+}
+
+#[test]
+fn a_register_is_made_once_and_its_loss_is_told() -> Result<()> {
+    let setup = Setup::start(&["a", "b"])?;
+    let one = setup.controller_with_pools("one")?;
+    setup.wait_pools(2)?;
+    let csi = one.csi();
+    let mut shared = request("pvc-1", GIB, None, &[("policing", "lease")]);
+    shared.volume_capabilities = vec![block_many()];
+    setup.run(csi.create_in_the_end(shared))?;
+    let status = setup.status("pvc-1")?;
+    ensure!(status.arbiter == Some(Arbiter::Lease), "two nodes: a Lease decides");
+    let parts = setup.parts("pvc-1")?;
+    ensure!(parts.len() == 2 && parts.iter().all(|part| part.spec.definition.policing_shards > 1), "{parts:?}");
+    let registers = setup.registers()?;
+    let [register] = registers.as_slice() else { anyhow::bail!("{registers:?}") };
+    ensure!(!status.conditions.iter().any(|it| it.type_ == "RegisterLost"));
+
+    setup.run(setup.leases().delete(&register.name_any(), &DeleteParams::default()))?;
+    setup.until("its loss is told", || {
+        let lost = setup.status("pvc-1")?.conditions.into_iter().find(|it| it.type_ == "RegisterLost");
+        Ok(lost.filter(|it| it.status == "True").map(|_| ()))
+    })?;
+    one.restart()?;
+    let refused = setup.run(csi.delete_in_the_end("pvc-1"));
+    ensure!(refused.is_ok(), "{refused:?}");
+    setup.wait_gone("pvc-1")?;
+    ensure!(setup.registers()?.is_empty(), "never made anew");
+    Ok(())
+}
+
+#[test]
+fn a_controller_that_leaves_gives_the_leadership_away() -> Result<()> {
+    let setup = Setup::start(&["a", "b"])?;
+    let one = setup.controller_with_pools("one")?;
+    let holder = || -> Result<String> {
+        let lease = setup.run(setup.leases().get_opt("lockstep-controller"))?;
+        Ok(lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default())
+    };
+    setup.until("it leads", || Ok(holder()?.starts_with("one").then_some(())))?;
+    one.process.signal(Signal::SIGTERM)?;
+    setup.until("nobody leads", || Ok(holder()?.is_empty().then_some(())))
+}
