@@ -18,13 +18,13 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-use super::{EngineOptions, Place, engine_port};
+use super::{Ended, EngineOptions, Place, engine_port};
 use crate::host::lock;
 use crate::process::{self, Record};
 use crate::state_dir::Program;
 
 /// A worker that ran at least this long before it crashed is started again at once.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY: Duration = Duration::from_secs(3);
 
 /// First and longest wait before a worker that crashed early is started again: it must not fill the disk with logs.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -140,6 +140,9 @@ impl Supervisor {
         if let Some(config) = &self.options.config {
             command.arg("--config").arg(config);
         }
+        if let Some(holder) = &self.options.holder {
+            command.arg("--holder").arg(holder);
+        }
         let child = command.spawn().context("start the worker")?;
         Record::of_child(child.id())?.write(&self.place.state.pid_file(Program::Worker))?;
         tracing::info!(pid = child.id(), "worker started");
@@ -149,6 +152,7 @@ impl Supervisor {
 
     /// Gives the supervisor's own end, if it comes with the worker's.
     fn on_worker_end(&mut self) -> anyhow::Result<Option<anyhow::Result<()>>> {
+        let mut handed_over = false;
         let (planned, ran) = match &mut self.worker {
             Worker::None => return Ok(None),
             Worker::Child { child, started } => {
@@ -158,7 +162,8 @@ impl Supervisor {
                 tracing::info!(%status, "worker ended");
                 // Told to end before it could listen, it has served nothing yet.
                 let unheard = self.ending && status.signal() == Some(Signal::SIGTERM as i32);
-                (status.success() || unheard, WorkerEnd { status: Some(status), ran })
+                handed_over = status.code() == Some(i32::from(Ended::HANDED_OVER));
+                (status.success() || handed_over || unheard, WorkerEnd { status: Some(status), ran })
             }
             Worker::Adopted { record } => {
                 if record.observe()?.is_alive() {
@@ -171,7 +176,8 @@ impl Supervisor {
         };
         self.worker = Worker::None;
         let restarting = self.options.restart && !planned && !self.ending;
-        let reporting = if planned { None } else { Some(self.report(restarting)) };
+        // Its devices wait: the peers are told to wait too.
+        let reporting = if planned && !handed_over { None } else { Some(self.report(restarting || handed_over)) };
         if planned || self.ending {
             process_record_removed(&self.place.state.pid_file(Program::Worker), planned);
         }
