@@ -16,7 +16,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-csi", &["lockstep-proto"]),
     // What any plugin is held to: it knows the wire only.
     ("lockstep-csi-conformance", &["lockstep-proto"]),
-    ("lockstep-node", &["lockstep-csi", "lockstep-engine", "lockstep-leases", "lockstep-format", "lockstep-core", "lockstep-proto"]),
+    (
+        "lockstep-node",
+        &["lockstep-csi", "lockstep-engine", "lockstep-leases", "lockstep-format", "lockstep-core", "lockstep-proto"],
+    ),
     // The simulator for its checker of histories.
     ("lockstep-e2e", &["lockstep-proto", "lockstep-processes", "lockstep-sim"]),
     // What stands in for nothing: real programs, started by tests.
@@ -28,8 +31,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// What any crate's tests may use: the simulator's checker of histories, and real programs beside them; the core's words, and Leases, for
 /// the suite that every kind of policing passes.
-const FOR_TESTS: &[&str] =
-    &["lockstep-sim", "lockstep-apiserver", "lockstep-processes", "lockstep-core", "lockstep-leases", "lockstep-csi-conformance"];
+const FOR_TESTS: &[&str] = &[
+    "lockstep-sim",
+    "lockstep-apiserver",
+    "lockstep-processes",
+    "lockstep-core",
+    "lockstep-leases",
+    "lockstep-csi-conformance",
+];
 
 /// What must not be reachable from a crate, by whatever path.
 const FORBIDDEN: &[(&str, &[&str])] = &[

@@ -161,6 +161,13 @@ fn nothing_is_left(playground: &Playground, node: &str) -> Result<()> {
     Ok(())
 }
 
+/// The end of what a node's engine logged, for the message of a test that fails.
+fn engine_log(playground: &Playground, node: &str) -> String {
+    let text = std::fs::read_to_string(playground.node_dir(node).join("supervisor.log")).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(80)..].join("\n")
+}
+
 /// Does something to the engine under load; nobody may get an error. Gives how long nothing completed.
 fn unnoticed(running: &Running, what: &str, disturb: impl FnOnce(&Playground) -> Result<()>) -> Result<Duration> {
     let cluster = &running.cluster;
@@ -168,10 +175,12 @@ fn unnoticed(running: &Running, what: &str, disturb: impl FnOnce(&Playground) ->
     session.wait_progress(OPERATIONS, OPERATION_BOUND)?;
     let from = cluster.now();
     disturb(cluster.playground()).with_context(|| what.to_owned())?;
-    session.wait_progress(OPERATIONS, OPERATION_BOUND).with_context(|| format!("after: {what}"))?;
+    let went_on = session.wait_progress(OPERATIONS, OPERATION_BOUND);
+    went_on.with_context(|| format!("after: {what}\n{}", engine_log(cluster.playground(), "a")))?;
     let gap = cluster.recorder().longest_gap(from, cluster.now());
     let errors = session.counts().errors;
-    ensure!(errors == 0, "{what}: {errors} errors, the last: {:?}\n{}", session.last_error(), cluster.describe());
+    let log = || engine_log(cluster.playground(), "a");
+    ensure!(errors == 0, "{what}: {errors} errors, the last: {:?}\n{}", session.last_error(), log());
     println!("{what}: longest gap {} ms", gap.as_millis());
     ensure!(gap < GAP_MAX, "{what}: nothing completed for {gap:?}");
     Ok(gap)

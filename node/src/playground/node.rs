@@ -144,11 +144,11 @@ impl PlaygroundNode {
             return Ok(());
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let mut engine = EngineClient::new(rpc::unix_channel(self.state.engine_socket()));
-        let request = ShutdownRequest { host_goes_down: true };
-        let told = runtime
-            .map_err(host("start a runtime"))?
-            .block_on(async { rpc::answer("its engine", STOP_WITHIN, engine.shutdown(request)).await });
+        let told = runtime.map_err(host("start a runtime"))?.block_on(async {
+            let mut engine = EngineClient::new(rpc::unix_channel(self.state.engine_socket()));
+            let request = ShutdownRequest { host_goes_down: true };
+            rpc::answer("its engine", STOP_WITHIN, engine.shutdown(request)).await
+        });
         // A worker that has only just started, or ends already, is told by the signal alone.
         if let Err(failure) = told {
             tracing::debug!(%failure, "engine not told");

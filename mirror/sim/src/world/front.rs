@@ -284,7 +284,16 @@ impl World {
         front.returning = true;
         front.outside = outside;
         if outside {
-            self.command(id, Command::Resume { since });
+            // The shell asks when the volume is open, and the core may have got anywhere by then.
+            let after = self.rng.skewed(1, 60_000_000);
+            let run = self.nodes.get(&id).map(|node| node.run);
+            let resume = move |world: &mut World| {
+                let same = world.nodes.get(&id).map(|node| node.run) == run;
+                if same && world.front(id).outside {
+                    world.command(id, Command::Resume { since });
+                }
+            };
+            self.later(after, Box::new(resume));
         } else {
             self.attach(id, mode, false);
             self.ask_again(id);
