@@ -12,6 +12,7 @@ pub mod csi;
 pub mod engine;
 pub mod failure;
 pub mod first_config;
+pub mod holder;
 pub mod host;
 pub mod input;
 pub mod kubernetes;

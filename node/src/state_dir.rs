@@ -30,6 +30,12 @@ impl StateDir {
         self.0.join("engine.sock")
     }
 
+    /// The holder's socket.
+    #[must_use]
+    pub fn holder_socket(&self) -> PathBuf {
+        self.0.join("holder.sock")
+    }
+
     /// The agent's socket.
     #[must_use]
     pub fn node_socket(&self) -> PathBuf {
@@ -88,6 +94,8 @@ impl StateDir {
 /// The long-running programs of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Program {
+    /// Keeps devices while the engine restarts.
+    Holder,
     /// Starts the worker and reports its exit.
     Supervisor,
     /// Carries the data.
@@ -98,12 +106,13 @@ pub enum Program {
 
 impl Program {
     /// All programs, in the order in which they are started.
-    pub const ALL: [Self; 3] = [Self::Supervisor, Self::Worker, Self::Agent];
+    pub const ALL: [Self; 4] = [Self::Holder, Self::Supervisor, Self::Worker, Self::Agent];
 
     /// The stem of its files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Holder => "holder",
             Self::Supervisor => "supervisor",
             Self::Worker => "worker",
             Self::Agent => "agent",

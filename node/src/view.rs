@@ -232,6 +232,7 @@ pub struct ThisNode {
     pub front_end: &'static str,
     pub device: Option<String>,
     pub socket: Option<String>,
+    pub restart_visible: Option<String>,
     pub counters: Value,
 }
 
@@ -461,6 +462,7 @@ impl From<proto::ThisNode> for ThisNode {
             incarnation: this.incarnation,
             reason: some(this.reason),
             device: some(this.device),
+            restart_visible: some(this.restart_visible),
             socket: some(this.socket),
             counters: nest(this.counters.into_iter().collect()),
         }

@@ -77,4 +77,5 @@ pub enum Broken {
     JoinFlushBesideWrites = 70,
     ExpelledExpels = 71,
     JoinsUnheard = 72,
+    ResumesAnything = 73,
 }

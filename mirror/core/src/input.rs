@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::config::{AttachMode, Config};
 use crate::ids::{
-    BufId, CommandId, ConnId, Digest, Incarnation, IoId, LeaseAsk, NodeId, PersistToken, RegisterAsk, RequestId,
+    BufId, CommandId, ConnId, Digest, Epoch, Incarnation, IoId, LeaseAsk, NodeId, PersistToken, RegisterAsk, RequestId,
 };
 use crate::lease::LeaseTold;
 use crate::message::{Class, Frame, Net};
@@ -82,6 +82,15 @@ pub enum Command {
         recoverable: bool,
         /// Class of its requests for grants, if not the volume's.
         class: Option<Class>,
+    },
+    /// Take up again the attachment that an earlier run of this node made in that epoch ([`Attachment::since`]), and whose front end
+    /// outlived it. Answered once what was in flight is settled; with an error as soon as that attachment is known to be over:
+    /// another writer may have been there since, and whoever uses the front end must not take its word for the volume's.
+    ///
+    /// [`Attachment::since`]: crate::Attachment::since
+    Resume {
+        /// The epoch that made the attachment.
+        since: Epoch,
     },
     /// Nobody waits for the attach under way any more: it is answered with an error, and what a swap that cannot be called back still
     /// makes of it ends by itself.

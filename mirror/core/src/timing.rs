@@ -26,6 +26,8 @@ pub struct Timing {
     pub start_alone: u64,
     /// "Exited, restarting" of a recoverable front end holds expulsion back for this long.
     pub restart_hold: u64,
+    /// A run whose front end outlives it is waited for this long while nobody else wants anything of the volume.
+    pub absence_hold: u64,
     /// Who is not first in line to swap waits this long.
     pub swap_delay: u64,
     /// Who has nothing attached lets those who have go first for this long.
@@ -57,6 +59,7 @@ impl Timing {
         unacknowledged: 15_000 * MS,
         start_alone: 10_000 * MS,
         restart_hold: 5_000 * MS,
+        absence_hold: 60_000 * MS,
         swap_delay: 1_000 * MS,
         idle_swap_delay: 1_000 * MS,
         arbiter_retry: 250 * MS,

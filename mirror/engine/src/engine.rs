@@ -514,9 +514,9 @@ impl Engine {
         self.volumes().get_mut(name).map(|known| look(&mut known.attached))
     }
 
-    /// Where front ends are mounted.
-    pub(crate) fn mount_dir(&self, name: &str) -> PathBuf {
-        self.state_dir.join("mounts").join(name)
+    /// What front ends are named after.
+    pub(crate) fn front_end_place(&self, name: &str) -> PathBuf {
+        self.state_dir.join(name)
     }
 
     /// Opens every volume in `dir`, each on a thread of its own: one may have to wait for its lock.

@@ -20,7 +20,7 @@ use lockstep_format::wire::greeting::{Acceptor, Call, GREETING_SECONDS_MAX, Refu
 use crate::buffers::Buffers;
 use crate::clock;
 use crate::front::{
-    FrontEnd, FuseConfig, FuseFrontEnd, MountPoint, NbdConfig, NbdFrontEnd, SqeBase, become_io_flusher,
+    FrontEnd, FuseConfig, FuseConnection, FuseFrontEnd, FuseRoot, NbdConfig, NbdFrontEnd, SqeBase, become_io_flusher,
 };
 use crate::greeting::{GREETINGS_MAX, Greeting, GreetingEnd, GreetingStep};
 use crate::pending::Responder;
@@ -55,9 +55,11 @@ pub(crate) enum LoopCommand {
     Status { volume: VolumeId, done: Responder<VolumeStatus> },
     /// Mounts a FUSE front end, or binds an NBD server.
     StartFront { volume: VolumeId, config: Box<FrontConfig>, done: Responder<StartedFront> },
-    /// Answers when the volume's front end is gone from the ring. An NBD server is told to stop; a mount ends when it is
-    /// unmounted.
+    /// Answers when the volume's front end is gone from the ring. An NBD server is told to stop; a file system ends when its
+    /// loop device is given up.
     EndFront { volume: VolumeId, done: Responder<()> },
+    /// The same, for a successor: a file system stays, and what is asked of it from now on waits.
+    HandOverFront { volume: VolumeId, done: Responder<()> },
     /// A greeted caller for one of the loop's volumes.
     Connection { call: Call, acceptor: Box<Acceptor>, socket: OwnedFd },
     /// A supervisor's report.
@@ -74,11 +76,24 @@ pub(crate) enum LoopCommand {
 #[derive(Debug)]
 pub(crate) enum FrontConfig {
     Fuse(FuseConfig),
+    /// What an earlier engine began.
+    FuseAgain(FuseConfig, FuseConnection),
     Nbd(NbdConfig),
 }
 
-/// A mount, if the front end has one; or why it did not start.
-pub(crate) type StartedFront = Result<Option<MountPoint>, String>;
+/// What a front end is outside the loop.
+#[derive(Debug, Default)]
+pub(crate) struct FrontOutside {
+    /// Of a file system.
+    pub(crate) connection: Option<FuseConnection>,
+    /// Of one that was just mounted.
+    pub(crate) root: Option<FuseRoot>,
+    /// A successor can go on with it.
+    pub(crate) recoverable: bool,
+}
+
+/// A front end, or why it did not start.
+pub(crate) type StartedFront = Result<FrontOutside, String>;
 
 /// What a loop has done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -337,7 +352,8 @@ impl EventLoop {
             | LoopCommand::Request { volume, .. }
             | LoopCommand::Status { volume, .. }
             | LoopCommand::StartFront { volume, .. }
-            | LoopCommand::EndFront { volume, .. } => {
+            | LoopCommand::EndFront { volume, .. }
+            | LoopCommand::HandOverFront { volume, .. } => {
                 // A volume that is not here any more: the responder is dropped, which says so.
                 if let Some(index) = self.find(volume) {
                     self.touched.insert(index);
@@ -363,6 +379,10 @@ impl EventLoop {
             }
             LoopCommand::EndFront { done, .. } => {
                 volume.front.end();
+                self.awaited_fronts.push((index, done));
+            }
+            LoopCommand::HandOverFront { done, .. } => {
+                volume.front.hand_over();
                 self.awaited_fronts.push((index, done));
             }
             _ => unreachable!("only commands for one volume come here"),
@@ -525,24 +545,38 @@ fn start_front(volume: &mut Volume, config: &FrontConfig, index: u32, ring: &Rin
         return Err("the volume has a front end already".to_owned());
     }
     let base = SqeBase::new(Token::new(Source::Front, index, 0).upper());
+    // A group of provided buffers per volume.
+    let group = || u16::try_from(index).map_err(|_| "too many volumes in one loop".to_owned());
     match config {
         FrontConfig::Fuse(config) => {
-            if let Err(error) = become_io_flusher() {
-                tracing::debug!(%error, "not_an_io_flusher");
-            }
-            // A group of provided buffers per volume.
-            let group = u16::try_from(index).map_err(|_| "too many volumes in one loop".to_owned())?;
-            let front =
-                FuseFrontEnd::start(config, base, group, &ring.submitter()).map_err(|error| in_words(&error))?;
-            let mount = front.mount_point().clone();
-            volume.front.front = Some(FrontEnd::Fuse(front));
-            Ok(Some(mount))
+            stay_out_of_memory_reclaim();
+            let started = FuseFrontEnd::start(config, base, group()?, &ring.submitter());
+            let (front, root) = started.map_err(|error| in_words(&error))?;
+            Ok(FrontOutside { root: Some(root), ..install_fuse(volume, front) })
+        }
+        FrontConfig::FuseAgain(config, connection) => {
+            stay_out_of_memory_reclaim();
+            let front = FuseFrontEnd::resume(config, connection.clone(), base, group()?, &ring.submitter());
+            Ok(install_fuse(volume, front.map_err(|error| in_words(&error))?))
         }
         FrontConfig::Nbd(config) => {
             let front = NbdFrontEnd::start(config, base).map_err(|error| in_words(&error))?;
             volume.front.front = Some(FrontEnd::Nbd(front));
-            Ok(None)
+            Ok(FrontOutside::default())
         }
+    }
+}
+
+fn install_fuse(volume: &mut Volume, front: FuseFrontEnd) -> FrontOutside {
+    let connection = Some(front.connection().clone());
+    let recoverable = front.is_recoverable();
+    volume.front.front = Some(FrontEnd::Fuse(front));
+    FrontOutside { connection, root: None, recoverable }
+}
+
+fn stay_out_of_memory_reclaim() {
+    if let Err(error) = become_io_flusher() {
+        tracing::debug!(%error, "not_an_io_flusher");
     }
 }
 

@@ -33,7 +33,7 @@ pub use engine::{
     last_incarnation,
 };
 pub use exit_report::{ExitReport, SendReport, report_exit};
-pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, GrowFrontEnd, StartFrontEnd, StopFrontEnd};
+pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, GrowFrontEnd, LoopSession, StartFrontEnd, StopFrontEnd};
 pub use lease_port::{LeasePort, LeaseRequests};
 pub use lockstep_core as core;
 pub use nodes::LearnNodes;

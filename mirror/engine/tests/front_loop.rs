@@ -16,10 +16,10 @@ use std::process::Command as Program;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backend::{Backend, Command, Store};
-use lockstep_engine::front::fuse::{DeviceReads, is_uring_enabled};
-use lockstep_engine::front::loopdev::ChangeLoop;
+use lockstep_engine::front::fuse::{DeviceReads, abort_connection, is_uring_enabled};
+use lockstep_engine::front::loopdev::{ChangeLoop, file_name_for};
 use lockstep_engine::front::{
-    FrontEnd, FrontFailure, FuseConfig, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup, MountPoint,
+    FrontEnd, FrontFailure, FuseConfig, FuseConnection, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup,
 };
 
 const MIB: u64 = 1 << 20;
@@ -30,7 +30,8 @@ const MULTISHOT: FuseTransport = FuseTransport::Device(DeviceReads::Multishot);
 struct Fixture {
     dir: PathBuf,
     backend: Option<Backend>,
-    mount: MountPoint,
+    connection: FuseConnection,
+    file_name: String,
     device: LoopDevice,
 }
 
@@ -41,21 +42,22 @@ impl Fixture {
             return None;
         }
         let dir = std::env::temp_dir().join(format!("lockstep-front-{}-{name}", std::process::id()));
-        fs::create_dir_all(dir.join("fuse")).unwrap();
-        let mut config = FuseConfig::new(dir.join("fuse"), SIZE, transport);
+        fs::create_dir_all(&dir).unwrap();
+        let file_name = file_name_for(&dir);
+        let mut config = FuseConfig::new(file_name.clone(), SIZE, transport);
         config.read_only = read_only;
         let max_io_bytes = config.max_io_bytes;
-        let (backend, mount) = Backend::spawn(SIZE, Store::Ram, move |base, group, submitter| {
-            let front = FuseFrontEnd::start(&config, base, group, submitter).map_err(io::Error::other)?;
-            let mount = front.mount_point().clone();
-            Ok((FrontEnd::Fuse(front), mount))
+        let (backend, (connection, root)) = Backend::spawn(SIZE, Store::Ram, move |base, group, submitter| {
+            let (front, root) = FuseFrontEnd::start(&config, base, group, submitter).map_err(io::Error::other)?;
+            let connection = front.connection().clone();
+            Ok((FrontEnd::Fuse(front), (connection, root)))
         })
         .unwrap();
         let device_dir = PathBuf::from("/dev");
-        let setup =
-            LoopSetup { volume_file: mount.volume_file(), size_bytes: SIZE, read_only, max_io_bytes, device_dir };
+        let name = connection.file_name(&file_name);
+        let setup = LoopSetup { root, file_name: name, size_bytes: SIZE, read_only, max_io_bytes, device_dir };
         let device = setup.run().unwrap();
-        Some(Fixture { dir, backend: Some(backend), mount, device })
+        Some(Fixture { dir, backend: Some(backend), connection, file_name, device })
     }
 
     fn counter(&self, pick: impl Fn(&backend::Counters) -> &AtomicU64) -> u64 {
@@ -67,22 +69,20 @@ impl Fixture {
         OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
     }
 
-    /// The orderly end: loop device, mount, front end.
+    /// The orderly end: loop device, file system, front end.
     fn end(mut self) {
         self.device.detach().unwrap();
-        self.mount.unmount().unwrap();
         self.backend.take().unwrap().join().unwrap();
-        assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(self.dir.to_str().unwrap()));
-        assert!(LoopDevice::find(self.mount.path(), Path::new("/dev")).is_empty());
+        assert!(!self.connection.is_connected());
+        assert!(LoopDevice::find(&self.file_name, Path::new("/dev")).is_empty());
     }
 }
 
 impl Drop for Fixture {
     fn drop(&mut self) {
         let _ = Program::new("umount").arg(self.dir.join("fs")).stderr(std::process::Stdio::null()).status();
-        self.mount.abort();
-        LoopDevice::reclaim(self.mount.path(), Path::new("/dev"));
-        let _ = self.mount.unmount();
+        self.connection.abort();
+        LoopDevice::reclaim(&self.file_name, Path::new("/dev"));
         let _ = fs::remove_dir_all(&self.dir);
     }
 }
@@ -216,8 +216,7 @@ fn device_grows_while_it_is_open() {
     assert!(matches!(fixture.device.grow(2 * SIZE), Err(ChangeLoop::Size { .. })));
     fixture.backend.as_ref().unwrap().command(Command::Resize(2 * SIZE));
     // The loop takes the command before it serves the next request.
-    while fs::metadata(fixture.mount.volume_file()).unwrap().len() != 2 * SIZE {}
-    fixture.device.grow(2 * SIZE).unwrap();
+    while fixture.device.grow(2 * SIZE).is_err() {}
     device.write_all_at(Block::of(3).bytes(), 2 * SIZE - 4096).unwrap();
     let mut block = Block::of(0);
     device.read_exact_at(block.bytes(), 2 * SIZE - 4096).unwrap();
@@ -292,10 +291,13 @@ fn abort_under_load_ends_everything_without_waiting() {
     while fixture.counter(|counters| &counters.writes) < 100 {
         std::thread::yield_now();
     }
-    fixture.mount.abort();
+    // The connection is found by the name of the file behind the device.
+    let backing = format!("/sys/block/loop{}/loop/backing_file", fixture.device.number());
+    let backing = fs::read_to_string(backing).unwrap();
+    assert_eq!(backing.trim_end(), format!("/{}", fixture.connection.file_name(&fixture.file_name)));
+    abort_connection(fixture.connection.number()).unwrap();
     assert!(writer.join().unwrap() > 0);
     fixture.backend.take().unwrap().join().unwrap();
     fixture.device.detach().unwrap();
-    assert!(LoopDevice::find(fixture.mount.path(), Path::new("/dev")).is_empty());
-    fixture.mount.unmount().unwrap();
+    assert!(LoopDevice::find(&fixture.file_name, Path::new("/dev")).is_empty());
 }

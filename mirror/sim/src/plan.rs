@@ -23,6 +23,7 @@ pub const SHORT: Timing = Timing {
     unacknowledged: 3_750 * MS,
     start_alone: 3_000 * MS,
     restart_hold: 1_500 * MS,
+    absence_hold: 3_000 * MS,
     swap_delay: 400 * MS,
     idle_swap_delay: 400 * MS,
     arbiter_retry: 100 * MS,

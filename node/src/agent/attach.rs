@@ -179,7 +179,11 @@ impl Agent {
             let Some(this) = status.this_node else { continue };
             let attached = !matches!(this.attached(), proto::AttachMode::Unspecified | proto::AttachMode::None);
             let path = self.device_path(&status.volume);
-            if !attached && let Err(error) = device_node::remove_node(&path) {
+            // A device that waits for its volume to be attached again keeps its name.
+            if !attached
+                && this.device.is_empty()
+                && let Err(error) = device_node::remove_node(&path)
+            {
                 tracing::warn!(volume = status.volume, %error, "name of a device that is not attached stays");
             }
         }

@@ -29,9 +29,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     lockstep_node::log::start();
     let ended = match (arguments.role, arguments.options) {
-        (Some(Role::Worker(options)), _) => engine::work(&options),
+        (Some(Role::Worker(options)), _) => engine::work(&options).map(engine::Ended::exit_code),
         (None, Some(options)) => {
-            engine::await_config(&options).and_then(|go_on| if go_on { engine::supervise(&options) } else { Ok(()) })
+            let supervised = engine::await_config(&options);
+            let supervised = supervised.and_then(|go_on| if go_on { engine::supervise(&options) } else { Ok(()) });
+            supervised.map(|()| ExitCode::SUCCESS)
         }
         (None, None) => {
             let _ = EngineOptions::augment_args(clap::Command::new("lockstep-engine")).print_help();
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE

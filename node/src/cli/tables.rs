@@ -262,7 +262,7 @@ pub(super) fn pool(pool: &view::Pool) -> String {
 
 /// The processes of a playground.
 pub(super) fn playground(nodes: &[NodeState]) -> String {
-    let mut table = table(&["NODE", "SUPERVISOR", "WORKER", "AGENT"]);
+    let mut table = table(&["NODE", "SUPERVISOR", "WORKER", "AGENT", "HOLDER"]);
     for node in nodes {
         let show = |observed: Observed, pid: Option<i32>| {
             let word = match observed {
@@ -278,6 +278,7 @@ pub(super) fn playground(nodes: &[NodeState]) -> String {
             show(node.supervisor, node.pids.supervisor),
             show(node.worker, node.pids.worker),
             show(node.agent, node.pids.agent),
+            show(node.holder, node.pids.holder),
         ]);
     }
     table.to_string()

@@ -184,8 +184,8 @@ pub trait Attach: Send + Sync + 'static {
     fn storage_health(&self) -> impl Future<Output = Result<Vec<StorageHealth>, ObserveError>> + Send;
 }
 
-/// Where the engine mounts the FUSE files that are under its loop devices, below a node's state directory.
+/// What the engine names the FUSE files after that are under its loop devices: a volume's after its name in there. They are mounted nowhere.
 #[must_use]
 pub fn front_end_mounts(state: &crate::state_dir::StateDir) -> PathBuf {
-    state.engine().join("mounts")
+    state.engine()
 }

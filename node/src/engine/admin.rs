@@ -40,6 +40,7 @@ impl Worker {
         };
         let mut out = status::to_proto(status, &self.place.nodes.get(), rate);
         if let (Some(this), Some(attachment)) = (out.this_node.as_mut(), self.attachments.get(&status.name)) {
+            this.restart_visible = self.attachments.restart_visible(&attachment).unwrap_or_default();
             this.front_end = attachment.front_end;
             this.device = attachment.device;
             this.socket = attachment.socket;
@@ -376,7 +377,11 @@ impl Engine for EngineService {
         answer(left.map(|_| proto::LeaveReply {}))
     }
 
-    async fn shutdown(&self, _: Request<proto::ShutdownRequest>) -> Result<Response<proto::ShutdownReply>, Status> {
+    async fn shutdown(
+        &self,
+        request: Request<proto::ShutdownRequest>,
+    ) -> Result<Response<proto::ShutdownReply>, Status> {
+        self.0.host_goes_down.store(request.into_inner().host_goes_down, std::sync::atomic::Ordering::Relaxed);
         self.0.end.notify_one();
         Ok(Response::new(proto::ShutdownReply {}))
     }

@@ -1,5 +1,6 @@
 //! The one place that calls the mirror engine: its types become the program's, its errors failures with their kind.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 use lockstep_core::{AttachMode, Command, CommandError, Net, NodeId, Reply, VolumeId};
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
-    Identity, LearnNodes, LeasePort, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd, StopFrontEnd,
-    VolumeEntry, VolumeState, VolumeStatus,
+    Identity, LearnNodes, LeasePort, LoopSession, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd,
+    StopFrontEnd, VolumeEntry, VolumeState, VolumeStatus,
 };
 use lockstep_proto::node::v1 as proto;
 
@@ -261,6 +262,65 @@ impl EnginePort {
         Ok(Answer { pending, volume: name.to_owned(), names })
     }
 
+    /// The same, with the core's own answer.
+    pub(super) async fn raw_command(
+        &self,
+        name: &str,
+        command: Command,
+    ) -> Result<Result<Reply, CommandError>, Failure> {
+        let pending = self.engine.command(name, command).map_err(|error| explain_find(&error))?;
+        pending.await.ok_or_else(|| Failure::not_reachable("the engine is stopping"))
+    }
+
+    /// Size of a volume, in bytes.
+    pub(super) async fn size_of(&self, name: &str) -> Result<u64, Failure> {
+        Ok(self.status(name).await?.core.config.size_blocks * input::BLOCK_BYTES)
+    }
+
+    /// Whether this node's replicas are still to be brought by its agent.
+    pub(super) fn waits_for_pool(&self) -> bool {
+        self.cluster().this.pool.is_some() && self.pool().is_none()
+    }
+
+    /// What the next engine needs to go on with the volume's device.
+    pub(super) fn loop_session(&self, name: &str) -> Option<LoopSession> {
+        self.engine.loop_session(name).unwrap_or_else(|error| {
+            tracing::warn!(volume = name, %error, "no descriptor for the holder");
+            None
+        })
+    }
+
+    /// Goes on with a device of an earlier engine.
+    pub(super) async fn resume_front_end(
+        &self,
+        name: &str,
+        session: LoopSession,
+        mode: AttachMode,
+    ) -> Result<proto::Attachment, Failure> {
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let address = blocking("go on with the device", move || engine.resume_front_end(&owned, session)).await?;
+        let address = address.map_err(|error| Failure::of_host("go on with the device", &error))?;
+        Ok(describe_attachment(name, address, proto::Fuse::Recoverable, mode))
+    }
+
+    /// Leaves the device to the next engine.
+    pub(super) async fn hand_over_front_end(&self, name: &str) -> Result<(), Failure> {
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let handed_over = blocking("hand the device over", move || engine.hand_over_front_end(&owned)).await?;
+        handed_over.map_err(|error| explain_find(&error))
+    }
+
+    /// Fails a device of an earlier engine.
+    pub(super) async fn abandon_front_end(&self, name: &str, volume_id: &str, session: LoopSession) {
+        let Ok(id) = crate::spec::parse_id(volume_id) else { return };
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let abandoned =
+            blocking("give the device up", move || engine.abandon_front_end(&owned, VolumeId(id), session)).await;
+        if let Err(failure) = abandoned {
+            tracing::warn!(volume = name, %failure, "device is not given up");
+        }
+    }
+
     /// All metrics. Asks the loops, and therefore waits.
     pub(super) async fn metrics_text(&self) -> Result<String, Failure> {
         let engine = Arc::clone(&self.engine);
@@ -295,26 +355,7 @@ impl EnginePort {
             StartFrontEnd::UringOff => Failure::state_forbids(error.to_string()),
             error => Failure::of_host("start the front end", &error),
         })?;
-        let mut attachment = proto::Attachment { volume: name.to_owned(), ..Default::default() };
-        attachment.set_mode(match mode {
-            AttachMode::ReadWrite => proto::AttachMode::ReadWrite,
-            AttachMode::ReadOnly => proto::AttachMode::ReadOnly,
-        });
-        attachment.set_fuse(fuse);
-        match address {
-            FrontEndAddress::Loop { device, major, minor } => {
-                attachment.set_front_end(proto::FrontEnd::Loop);
-                attachment.device = device.display().to_string();
-                attachment.device_major = major;
-                attachment.device_minor = minor;
-            }
-            FrontEndAddress::NbdSocket { path, export } => {
-                attachment.set_front_end(proto::FrontEnd::NbdSocket);
-                attachment.socket = path.display().to_string();
-                attachment.export = export;
-            }
-        }
-        Ok(attachment)
+        Ok(describe_attachment(name, address, fuse, mode))
     }
 
     /// Makes the volume's present size visible at its device.
@@ -330,16 +371,16 @@ impl EnginePort {
         let stopped = blocking("stop the front end", move || engine.stop_front_end(&owned, force)).await?;
         stopped.map_err(|error| match error {
             StopFrontEnd::Find(error) => explain_find(&error),
-            error @ (StopFrontEnd::Device(_) | StopFrontEnd::Unmount(_)) => {
-                Failure::state_forbids(format!("volume {name:?}: {}", chain(&error)))
-            }
+            error @ StopFrontEnd::Device(_) => Failure::state_forbids(format!("volume {name:?}: {}", chain(&error))),
         })
     }
 
     /// Leaves all volumes as planned, as far as that is possible within `patience`.
-    pub(super) async fn leave_all(&self, patience: Duration) {
+    /// Those of `attached` stay members: their devices wait for the next engine, and who leaves is not attached any more.
+    pub(super) async fn leave_all(&self, attached: &BTreeSet<String>, patience: Duration) {
         let deadline = tokio::time::Instant::now() + patience;
         let running = self.engine.list().into_iter().filter(|entry| entry.state == VolumeState::Running);
+        let running = running.filter(|entry| !attached.contains(&entry.name));
         let leaving: Vec<_> =
             running.filter_map(|entry| Some((self.command(&entry.name, Command::Leave).ok()?, entry.name))).collect();
         for (answer, volume) in leaving {
@@ -350,6 +391,29 @@ impl EnginePort {
             }
         }
     }
+}
+
+fn describe_attachment(name: &str, address: FrontEndAddress, fuse: proto::Fuse, mode: AttachMode) -> proto::Attachment {
+    let mut attachment = proto::Attachment { volume: name.to_owned(), ..Default::default() };
+    attachment.set_mode(match mode {
+        AttachMode::ReadWrite => proto::AttachMode::ReadWrite,
+        AttachMode::ReadOnly => proto::AttachMode::ReadOnly,
+    });
+    attachment.set_fuse(fuse);
+    match address {
+        FrontEndAddress::Loop { device, major, minor } => {
+            attachment.set_front_end(proto::FrontEnd::Loop);
+            attachment.device = device.display().to_string();
+            attachment.device_major = major;
+            attachment.device_minor = minor;
+        }
+        FrontEndAddress::NbdSocket { path, export } => {
+            attachment.set_front_end(proto::FrontEnd::NbdSocket);
+            attachment.socket = path.display().to_string();
+            attachment.export = export;
+        }
+    }
+    attachment
 }
 
 /// A predecessor that was killed is gone before its ring is: until its last disk write has landed its sockets still listen.

@@ -7,10 +7,12 @@ mod admin;
 mod attachments;
 mod awaiting;
 mod engine_port;
+mod holder_link;
 mod known_nodes;
 mod leases;
 mod meter;
 mod metrics;
+mod resume;
 mod status;
 mod supervisor;
 mod worker;
@@ -35,6 +37,9 @@ pub struct EngineOptions {
     /// This node's name in the cluster file
     #[arg(long)]
     pub node: String,
+    /// The holder's socket [default: holder.sock in the state directory]
+    #[arg(long)]
+    pub holder: Option<PathBuf>,
     /// Start the worker again when it has crashed, and wait for a cluster file that is not there yet
     #[arg(long)]
     pub restart: bool,
@@ -48,6 +53,11 @@ struct Place {
 }
 
 impl EngineOptions {
+    /// Where the holder listens, if one runs.
+    fn holder_socket(&self, state: &StateDir) -> PathBuf {
+        self.holder.clone().unwrap_or_else(|| state.holder_socket())
+    }
+
     fn place(&self) -> anyhow::Result<Place> {
         let state = StateDir::new(std::path::absolute(&self.state_dir)?);
         let cluster = Cluster::read(&self.config.clone().unwrap_or_else(|| state.cluster_file()))?;
@@ -61,4 +71,4 @@ impl EngineOptions {
 
 pub use awaiting::await_config;
 pub use supervisor::run as supervise;
-pub use worker::run as work;
+pub use worker::{Ended, run as work};

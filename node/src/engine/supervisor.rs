@@ -18,17 +18,17 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-use super::{EngineOptions, Place, engine_port};
+use super::{Ended, EngineOptions, Place, engine_port};
 use crate::host::lock;
 use crate::process::{self, Record};
 use crate::state_dir::Program;
 
-/// A worker that ran at least this long before it crashed is started again at once.
-const STEADY: Duration = Duration::from_secs(10);
-
-/// First and longest wait before a worker that crashed early is started again: it must not fill the disk with logs.
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_LONGEST: Duration = Duration::from_secs(5);
+/// How soon a worker that crashed is started again: its devices wait.
+const START_AGAIN: Duration = Duration::from_millis(100);
+/// So many crashes within this time are bad luck. Beyond it each doubles the wait: what crashes always must not fill the disk with logs.
+const CRASHES_UNPUNISHED: u32 = 6;
+const CRASHES_WITHIN: Duration = Duration::from_secs(60);
+const START_AGAIN_LATEST: Duration = Duration::from_secs(5);
 
 /// The worker, as far as the supervisor can reach it.
 enum Worker {
@@ -36,7 +36,6 @@ enum Worker {
     /// Started by this supervisor.
     Child {
         child: Child,
-        started: Instant,
     },
     /// Started by a predecessor.
     Adopted {
@@ -50,7 +49,8 @@ struct Supervisor {
     worker: Worker,
     /// It was told to end, so a worker's end is planned.
     ending: bool,
-    backoff: Duration,
+    /// When the worker crashed, lately.
+    crashes: Vec<Instant>,
 }
 
 /// Runs the supervisor until it is told to end.
@@ -72,7 +72,7 @@ pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
     };
     let pid_file = place.state.pid_file(Program::Supervisor);
     let mut supervisor =
-        Supervisor { options: options.clone(), place, worker: Worker::None, ending: false, backoff: BACKOFF_FIRST };
+        Supervisor { options: options.clone(), place, worker: Worker::None, ending: false, crashes: Vec::new() };
     supervisor.start_or_adopt()?;
     Record::of_self()?.write(&pid_file)?;
     let ended = supervisor.follow(&signals);
@@ -140,25 +140,29 @@ impl Supervisor {
         if let Some(config) = &self.options.config {
             command.arg("--config").arg(config);
         }
+        if let Some(holder) = &self.options.holder {
+            command.arg("--holder").arg(holder);
+        }
         let child = command.spawn().context("start the worker")?;
         Record::of_child(child.id())?.write(&self.place.state.pid_file(Program::Worker))?;
         tracing::info!(pid = child.id(), "worker started");
-        self.worker = Worker::Child { child, started: Instant::now() };
+        self.worker = Worker::Child { child };
         Ok(())
     }
 
     /// Gives the supervisor's own end, if it comes with the worker's.
     fn on_worker_end(&mut self) -> anyhow::Result<Option<anyhow::Result<()>>> {
-        let (planned, ran) = match &mut self.worker {
+        let mut handed_over = false;
+        let (planned, status) = match &mut self.worker {
             Worker::None => return Ok(None),
-            Worker::Child { child, started } => {
-                let ran = started.elapsed();
+            Worker::Child { child } => {
                 // Signals of one kind are merged, and other children end too: ask.
                 let Some(status) = child.try_wait().context("wait for the worker")? else { return Ok(None) };
                 tracing::info!(%status, "worker ended");
                 // Told to end before it could listen, it has served nothing yet.
                 let unheard = self.ending && status.signal() == Some(Signal::SIGTERM as i32);
-                (status.success() || unheard, WorkerEnd { status: Some(status), ran })
+                handed_over = status.code() == Some(i32::from(Ended::HANDED_OVER));
+                (status.success() || handed_over || unheard, Some(status))
             }
             Worker::Adopted { record } => {
                 if record.observe()?.is_alive() {
@@ -166,12 +170,13 @@ impl Supervisor {
                 }
                 // Nobody but its parent learns how it ended: a worker that ends as planned removes its record.
                 let planned = !self.place.state.pid_file(Program::Worker).exists();
-                (planned, WorkerEnd { status: None, ran: STEADY })
+                (planned, None)
             }
         };
         self.worker = Worker::None;
         let restarting = self.options.restart && !planned && !self.ending;
-        let reporting = if planned { None } else { Some(self.report(restarting)) };
+        // Its devices wait: the peers are told to wait too.
+        let reporting = if planned && !handed_over { None } else { Some(self.report(restarting || handed_over)) };
         if planned || self.ending {
             process_record_removed(&self.place.state.pid_file(Program::Worker), planned);
         }
@@ -181,14 +186,22 @@ impl Supervisor {
             {
                 tracing::error!("the report panicked");
             }
-            return Ok(Some(if planned { Ok(()) } else { ran.into_error() }));
+            return Ok(Some(if planned { Ok(()) } else { unplanned(status) }));
         }
         if restarting {
-            self.backoff = if ran.ran >= STEADY { BACKOFF_FIRST } else { (self.backoff * 2).min(BACKOFF_LONGEST) };
-            std::thread::sleep(self.backoff);
+            std::thread::sleep(self.note_crash(Instant::now()));
             self.start()?;
         }
         Ok(None)
+    }
+
+    /// Says how long to wait before the next start.
+    fn note_crash(&mut self, now: Instant) -> Duration {
+        self.crashes.retain(|at| now.duration_since(*at) < CRASHES_WITHIN);
+        self.crashes.push(now);
+        let crashes = u32::try_from(self.crashes.len()).unwrap_or(u32::MAX);
+        let doubled = crashes.saturating_sub(CRASHES_UNPUNISHED).min(16);
+        (START_AGAIN * (1 << doubled)).min(START_AGAIN_LATEST)
     }
 
     /// Tells the peers, beside everything else: they may be away.
@@ -204,17 +217,10 @@ impl Supervisor {
     }
 }
 
-struct WorkerEnd {
-    status: Option<ExitStatus>,
-    ran: Duration,
-}
-
-impl WorkerEnd {
-    fn into_error(self) -> anyhow::Result<()> {
-        match self.status {
-            Some(status) => bail!("the worker did not end as planned: {status}"),
-            None => bail!("the worker did not end as planned"),
-        }
+fn unplanned(status: Option<ExitStatus>) -> anyhow::Result<()> {
+    match status {
+        Some(status) => bail!("the worker did not end as planned: {status}"),
+        None => bail!("the worker did not end as planned"),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The worker: the mirror engine, with the agent's socket and the metrics beside it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -16,10 +19,13 @@ use tonic::transport::Server;
 use super::admin::EngineService;
 use super::attachments::Attachments;
 use super::engine_port::EnginePort;
+use super::holder_link::HolderLink;
 use super::meter::Meters;
+use super::resume::Left;
 use super::{EngineOptions, Place, metrics};
 use crate::agent::pool_marker;
 use crate::failure::{Failure, chain};
+use crate::holder::Kept;
 use crate::host::lock;
 use crate::process;
 use crate::state_dir::Program;
@@ -34,7 +40,12 @@ const GROWTH_SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// The worker's state.
 pub(super) struct Worker {
     pub(super) place: Place,
-    pub(super) attachments: Attachments,
+    pub(super) attachments: Arc<Attachments>,
+    /// Nobody will go on with what is attached.
+    pub(super) host_goes_down: AtomicBool,
+    /// What an earlier engine left at the holder, until the engine has started.
+    left: Mutex<Vec<Kept>>,
+    link: Arc<HolderLink>,
     pub(super) verifies: Mutex<std::collections::BTreeMap<String, proto::Verify>>,
     pub(super) resync_meters: Meters,
     pub(super) verify_meters: Meters,
@@ -63,9 +74,12 @@ impl Worker {
     /// Starts the engine beside the runtime. A worker whose engine does not start is of no use: it says why and ends.
     fn start_engine(self: &Arc<Self>) -> JoinHandle<anyhow::Result<()>> {
         let worker = Arc::clone(self);
+        let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
-            let engine = EnginePort::start(&worker.place, worker.observe_pool())?;
-            worker.engine.set(Arc::new(engine)).ok().expect("the engine is started once");
+            let _entered = runtime.enter();
+            let engine = Arc::new(EnginePort::start(&worker.place, worker.observe_pool())?);
+            worker.attachments.resume_all(&engine, worker.take_left());
+            worker.engine.set(engine).ok().expect("the engine is started once");
             Ok(())
         })
     }
@@ -84,10 +98,57 @@ impl Worker {
         }
     }
 
-    async fn end(&self) {
-        let Ok(engine) = self.engine() else { return };
+    /// What can be gone on with. The rest is of nobody: it is closed.
+    fn take_left(&self) -> Vec<Left> {
+        let kept = std::mem::take(&mut *self.left.lock().expect("no holder panics"));
+        let mut left = Vec::new();
+        for kept in kept {
+            let name = kept.name.clone();
+            match Left::parse(kept) {
+                Ok(device) if device.volume() == name => left.push(device),
+                Ok(_) => self.link.forget(&name),
+                Err(reason) => {
+                    tracing::error!(name, reason, "what the holder has is not an engine's");
+                    self.link.forget(&name);
+                }
+            }
+        }
+        left
+    }
+
+    /// Says whether devices are left to the next engine.
+    async fn end(&self) -> bool {
+        let Ok(engine) = self.engine() else { return false };
+        let handed_over = match self.host_goes_down.load(Ordering::Relaxed) {
+            true => BTreeSet::new(),
+            false => self.attachments.hand_over_all(&engine).await,
+        };
         self.attachments.stop_all(&engine).await;
-        engine.leave_all(LEAVE_WITHIN).await;
+        engine.leave_all(&handed_over, LEAVE_WITHIN).await;
+        !handed_over.is_empty()
+    }
+}
+
+/// How a worker ended that was told to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// It has left every volume.
+    Left,
+    /// It left devices to the next engine, and stays a member of their volumes.
+    HandedOver,
+}
+
+impl Ended {
+    /// The exit status by which the supervisor tells that from an end without a successor. (EX_TEMPFAIL: none that a program has by chance.)
+    pub(super) const HANDED_OVER: u8 = 75;
+
+    /// The exit status of the process.
+    #[must_use]
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Ended::Left => ExitCode::SUCCESS,
+            Ended::HandedOver => ExitCode::from(Ended::HANDED_OVER),
+        }
     }
 }
 
@@ -95,7 +156,7 @@ impl Worker {
 ///
 /// # Errors
 /// What keeps it from starting, or from going on.
-pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
+pub fn run(options: &EngineOptions) -> anyhow::Result<Ended> {
     end_on_panic();
     // Inherited from the supervisor, which waits for its signals; ours are delivered.
     SigSet::all().thread_unblock().context("unblock signals")?;
@@ -103,9 +164,14 @@ pub fn run(options: &EngineOptions) -> anyhow::Result<()> {
     // A predecessor that was killed holds this until its last disk write has landed.
     let _lock = lock::wait_lock(&place.state.worker_lock()).context("wait for the previous worker's end")?;
     let pid_file = place.state.pid_file(Program::Worker);
+    // After the lock: nobody else serves what is there.
+    let (link, left) = HolderLink::start(options.holder_socket(&place.state));
     let worker = Arc::new(Worker {
         place,
-        attachments: Attachments::default(),
+        attachments: Arc::new(Attachments::new(Arc::clone(&link))),
+        host_goes_down: AtomicBool::new(false),
+        left: Mutex::new(left),
+        link,
         verifies: Mutex::default(),
         resync_meters: Meters::default(),
         verify_meters: Meters::default(),
@@ -137,7 +203,7 @@ fn end_on_panic() {
     }));
 }
 
-async fn serve(worker: Arc<Worker>) -> anyhow::Result<()> {
+async fn serve(worker: Arc<Worker>) -> anyhow::Result<Ended> {
     let socket = worker.place.state.engine_socket();
     let incoming = rpc::listen_unix(&socket).with_context(|| format!("listen at {}", socket.display()))?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -159,11 +225,11 @@ async fn serve(worker: Arc<Worker>) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    worker.end().await;
+    let handed_over = worker.end().await;
     if let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "socket stays");
     }
-    Ok(())
+    Ok(if handed_over { Ended::HandedOver } else { Ended::Left })
 }
 
 /// A volume may be grown at another node than the one where it is attached.

@@ -1,30 +1,16 @@
-//! FUSE mounts of the engine: their requests can be failed without the engine.
+//! The FUSE file systems of engines: their requests can be failed without the engine.
 
 use std::io;
 use std::path::Path;
 
-use nix::mount::{MntFlags, umount2};
+use lockstep_engine::front::loopdev;
 
-use crate::host::mounts;
-
-/// Lets every request of every FUSE file system that is mounted at `point` fail, present and future. Waits for nobody; the mounts stay,
-/// as long as somebody has files of them open. Nothing is done where no FUSE file system is mounted.
+/// Lets every request of every loop device fail, present and future, whose FUSE file an engine has named after `place`: the volume, below
+/// the directory of the engine's state. Waits for nobody; the devices stay for as long as somebody has them open. Nothing is done where
+/// there is no such device.
 ///
 /// # Errors
-/// The mounts cannot be listed, or the kernel refuses.
-pub fn fail_requests(point: &Path) -> io::Result<()> {
-    let mounts = mounts::observe_mounts()?;
-    for mount in mounts.iter().filter(|mount| mount.point == point && mount.kind.starts_with("fuse")) {
-        // Where /sys/fs/fuse/connections is mounted this reaches one that is hidden under another mount at the same point, too.
-        if let Some((_, number)) = mount.device.split_once(':') {
-            let _ = std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1");
-        }
-        // MNT_FORCE aborts the connection before anything else, also where the unmount itself is refused because a loop device holds the
-        // file. One that nobody holds is unmounted, which is as well.
-        match umount2(point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) | Err(nix::Error::EBUSY | nix::Error::EINVAL | nix::Error::ENOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
+/// The kernel refuses.
+pub fn fail_requests(place: &Path) -> io::Result<()> {
+    loopdev::fail_requests(place)
 }

@@ -24,12 +24,14 @@ impl Loop {
     }
 }
 
-/// The bound loop devices whose file lies (or lay, before its mount went away) under `dir`.
+/// The bound loop devices whose file lies under `dir`, and those of engines whose state directory does: the file of theirs is mounted
+/// nowhere, and named after that directory.
 ///
 /// # Errors
 /// /sys cannot be read.
 pub fn observe_under(dir: &Path) -> io::Result<Vec<Loop>> {
     let mut loops = Vec::new();
+    let engines = format!("/{}!", lockstep_engine::front::loopdev::file_name_for(dir));
     for entry in std::fs::read_dir("/sys/block")? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -44,7 +46,7 @@ pub fn observe_under(dir: &Path) -> io::Result<Vec<Loop>> {
             continue;
         };
         let backing = PathBuf::from(backing.trim_end().trim_end_matches(" (deleted)"));
-        if backing.starts_with(dir) {
+        if backing.starts_with(dir) || backing.to_string_lossy().starts_with(&engines) {
             loops.push(Loop { name, backing, device: device.trim().to_owned() });
         }
     }

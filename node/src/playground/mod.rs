@@ -32,6 +32,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 pub struct NodeState {
     /// Its name.
     pub node: String,
+    /// Keeps devices while the engine restarts.
+    pub holder: Observed,
     /// Starts the worker and reports its exit.
     pub supervisor: Observed,
     /// Carries the data.
@@ -45,6 +47,8 @@ pub struct NodeState {
 /// Process ids of what exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pids {
+    /// Of the holder.
+    pub holder: Option<i32>,
     /// Of the supervisor.
     pub supervisor: Option<i32>,
     /// Of the worker.
@@ -58,6 +62,7 @@ impl NodeState {
     #[must_use]
     pub const fn of(&self, program: Program) -> Observed {
         match program {
+            Program::Holder => self.holder,
             Program::Supervisor => self.supervisor,
             Program::Worker => self.worker,
             Program::Agent => self.agent,

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lockstep_proto::node::v1::engine_client::EngineClient;
 use lockstep_proto::node::v1::node_client::NodeClient;
-use lockstep_proto::node::v1::{GetNodeRequest, Pool};
+use lockstep_proto::node::v1::{GetNodeRequest, Pool, ShutdownRequest};
 use nix::sys::signal::Signal;
 
 use super::{KILL_WITHIN, NodeState, Pids, READY_WITHIN, STOP_WITHIN, Verb, host};
@@ -56,13 +57,15 @@ impl PlaygroundNode {
             let observed = record.observe().map_err(process_failure)?;
             Ok((observed, observed.is_alive().then(|| record.pid())))
         };
-        let (supervisor, worker, agent) = (look(Program::Supervisor)?, look(Program::Worker)?, look(Program::Agent)?);
+        let [holder, supervisor, worker, agent] =
+            [look(Program::Holder)?, look(Program::Supervisor)?, look(Program::Worker)?, look(Program::Agent)?];
         Ok(NodeState {
             node: self.name.clone(),
+            holder: holder.0,
             supervisor: supervisor.0,
             worker: worker.0,
             agent: agent.0,
-            pids: Pids { supervisor: supervisor.1, worker: worker.1, agent: agent.1 },
+            pids: Pids { holder: holder.1, supervisor: supervisor.1, worker: worker.1, agent: agent.1 },
         })
     }
 
@@ -73,6 +76,8 @@ impl PlaygroundNode {
     pub fn disturb(&self, verb: Verb, whole_node: bool) -> Result<(), Failure> {
         let programs: &[Program] = if whole_node { &Program::ALL } else { &[Program::Worker] };
         match verb {
+            // Nobody starts the worker again here: its devices must not wait for that.
+            Verb::Kill if !whole_node => self.kill(&[Program::Worker, Program::Holder]),
             Verb::Kill => self.kill(programs),
             Verb::Pause => self.pause(programs),
             Verb::Resume => self.resume(programs),
@@ -109,11 +114,12 @@ impl PlaygroundNode {
         records.iter().try_for_each(|record| self.wait_for(record, |observed| observed != Observed::Paused))
     }
 
-    /// The supervisor passes the order on; a worker that lost its supervisor is told itself.
+    /// The whole node ends, and its devices with it. The supervisor passes the order on; a worker that lost its supervisor is told itself.
     fn stop(&self) -> Result<(), Failure> {
         self.check_not_paused()?;
+        self.end_devices()?;
         let told = if self.records(&[Program::Supervisor])?.is_empty() { Program::Worker } else { Program::Supervisor };
-        for programs in [&[told, Program::Worker][..], &[Program::Agent][..]] {
+        for programs in [&[told, Program::Worker][..], &[Program::Agent][..], &[Program::Holder][..]] {
             let records = self.records(programs)?;
             if let Some(first) = records.first() {
                 first.signal(Signal::SIGTERM).map_err(process_failure)?;
@@ -128,6 +134,24 @@ impl PlaygroundNode {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Tells the worker that no other will come soon: what is attached ends in order.
+    fn end_devices(&self) -> Result<(), Failure> {
+        if self.records(&[Program::Worker])?.is_empty() {
+            return Ok(());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let told = runtime.map_err(host("start a runtime"))?.block_on(async {
+            let mut engine = EngineClient::new(rpc::unix_channel(self.state.engine_socket()));
+            let request = ShutdownRequest { host_goes_down: true };
+            rpc::answer("its engine", STOP_WITHIN, engine.shutdown(request)).await
+        });
+        // A worker that has only just started, or ends already, is told by the signal alone.
+        if let Err(failure) = told {
+            tracing::debug!(%failure, "engine not told");
         }
         Ok(())
     }
@@ -152,6 +176,10 @@ impl PlaygroundNode {
     /// Starts what does not run.
     pub(super) fn start_missing(&self) -> Result<(), Failure> {
         let state = self.observe()?;
+        // First, so that the engine finds it.
+        if !state.holder.is_alive() {
+            self.spawn("lockstep-holder", Program::Holder)?;
+        }
         match (state.supervisor.is_alive(), state.worker.is_alive()) {
             // A supervisor that finds a worker running watches over that one.
             (false, _) => self.spawn_engine()?,
@@ -182,10 +210,12 @@ impl PlaygroundNode {
         let open = || OpenOptions::new().create(true).append(true).open(&log);
         let log_failure = || host(format!("open {}", log.display()));
         let mut command = Command::new(&path);
+        if program != Program::Holder {
+            command.args(["--node", &self.name]);
+        }
         command
             .arg("--state-dir")
             .arg(self.state.path())
-            .args(["--node", &self.name])
             .stdin(Stdio::null())
             .stdout(open().map_err(log_failure())?)
             .stderr(open().map_err(log_failure())?)

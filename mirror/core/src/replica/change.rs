@@ -30,6 +30,8 @@ pub(super) enum Change {
     EnterAtOnce { node: NodeId, incarnation: Incarnation },
     /// A restarted run takes the place of its predecessor and keeps its standing.
     Reincarnate { node: NodeId, from: Incarnation, to: Incarnation },
+    /// A restarted run whose replica counts for nothing, or that has none, goes on with its predecessor's attachment.
+    TakeUp { node: NodeId, from: Incarnation, to: Incarnation },
     /// The first to serve after everything was down.
     StartAlone { node: NodeId, from: Incarnation, to: Incarnation, same_boot: bool },
     /// Attach.
@@ -146,6 +148,21 @@ impl Change {
                 next.in_sync.insert(*node, *to);
                 if let Some(attachment) = next.attached.get_mut(node) {
                     attachment.incarnation = *to;
+                }
+            }
+            Change::TakeUp { node, from, to } => {
+                if now.is_attached(*node, *to) {
+                    return Planned::Already;
+                }
+                if !now.is_attached(*node, *from) || now.in_sync.contains_key(node) {
+                    return Planned::Impossible("the earlier run's attachment has ended, or goes with its replica");
+                }
+                if let Some(attachment) = next.attached.get_mut(node) {
+                    attachment.incarnation = *to;
+                }
+                // It joins anew.
+                if now.is_joining(*node, *from) {
+                    next.joining.remove(node);
                 }
             }
             Change::StartAlone { node, from, to, same_boot } => {

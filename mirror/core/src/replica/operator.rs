@@ -32,6 +32,8 @@ struct Pending {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Operator {
     attach: Option<(Pending, Attachment, bool)>,
+    /// Waits for an attachment of this epoch, which an earlier run made, to be this run's.
+    resume: Option<(Pending, Epoch)>,
     detach: Option<Pending>,
     resize: Option<(Pending, u64)>,
     priority: Option<(Pending, Class)>,
@@ -54,7 +56,11 @@ impl Operator {
     }
 
     pub fn is_busy(&self) -> bool {
-        self.attach.is_some() || self.detach.is_some() || self.resize.is_some() || self.priority.is_some()
+        self.resume.is_some()
+            || self.attach.is_some()
+            || self.detach.is_some()
+            || self.resize.is_some()
+            || self.priority.is_some()
     }
 }
 
@@ -72,6 +78,12 @@ impl Replica {
                 let incarnation = self.incarnation;
                 self.on_attach(id, Attachment { incarnation, mode, recoverable, since: Epoch(0), class }, take_over);
             }
+            Command::Resume { .. } if self.broken(broken!(ResumesAnything)) => {
+                let (incarnation, mode) = (self.incarnation, AttachMode::ReadWrite);
+                let attachment = Attachment { incarnation, mode, recoverable: true, since: Epoch(0), class: None };
+                self.on_attach(id, attachment, false);
+            }
+            Command::Resume { since } => self.on_resume(id, since),
             Command::GiveUpAttach => {
                 let reason = "nobody waits for the attachment any more".into();
                 self.give_up_attach(CommandError::Forbidden { reason });
@@ -111,6 +123,22 @@ impl Replica {
         self.learn_at = self.now;
         // An attachment that outlived a restart of the engine is taken up again.
         self.operator_settled();
+    }
+
+    fn on_resume(&mut self, command: CommandId, since: Epoch) {
+        if self.operator.is_busy() || self.leaving.is_asking() {
+            let reason = "another attach, detach or resize is under way on this node".into();
+            return self.answer(command, Err(CommandError::AttachState { reason }));
+        }
+        self.operator.resume = Some((Pending { command, until: self.now.after(PATIENCE) }, since));
+        self.learn_at = self.now;
+        self.operator_settled();
+    }
+
+    /// True if the attachment of that epoch is this node's still: of this run, or of the one before, whose place it has not taken yet.
+    fn goes_on(&self, since: Epoch) -> bool {
+        let own = self.view.config.attached.get(&self.node).filter(|own| own.since == since);
+        own.is_some() && (self.is_attached_here() || self.is_recovering())
     }
 
     /// A swap under way may attach this run all the same: then no front end will show itself, and the attachment ends as one does whose
@@ -200,7 +228,7 @@ impl Replica {
     /// volume elsewhere would wait for nothing.
     fn is_forsaken(&self) -> bool {
         let waited = self.now.since(self.attached_at) >= self.timing.restart_hold;
-        self.is_attached_here() && !self.front_seen && waited
+        self.is_attached_here() && !self.front_seen && waited && self.operator.resume.is_none()
     }
 
     /// A round for one of these ended.
@@ -257,6 +285,16 @@ impl Replica {
             self.front_seen = true;
             self.answer(pending.command, Ok(Reply::Done));
         }
+        let Some((pending, since)) = self.operator.resume else { return };
+        if !self.goes_on(since) {
+            self.operator.resume = None;
+            let reason = "the attachment has ended meanwhile".into();
+            self.answer(pending.command, Err(CommandError::Forbidden { reason }));
+        } else if self.is_attached_here() && self.reports_in && self.reconciled {
+            self.operator.resume = None;
+            self.front_seen = true;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
     }
 
     /// Maintenance: gives commands up that cannot be carried out.
@@ -274,6 +312,11 @@ impl Replica {
         }
         let now = self.now;
         let late = |p: &Pending| p.until <= now;
+        if let Some((pending, _)) = self.operator.resume.filter(|(p, _)| late(p)) {
+            self.operator.resume = None;
+            let error = if no_quorum { CommandError::NoQuorum } else { CommandError::NoUpToDateReplica };
+            self.answer(pending.command, Err(error));
+        }
         if let Some(pending) = self.operator.detach.filter(late) {
             self.operator.detach = None;
             self.answer(pending.command, Err(CommandError::NoQuorum));

@@ -56,6 +56,7 @@ impl Replica {
             .or_else(|| self.wanted_of_failed_write())
             .or_else(|| if in_sync { self.wanted_expulsion() } else { None })
             .or_else(|| self.wanted_of_restarted())
+            .or_else(|| self.wanted_of_outlived())
             .or((in_sync && !listed.is_empty()).then_some(Change::Expel(listed)))
             .or_else(|| self.wanted_of_operator())
             .or_else(|| self.wanted_of_leases())
@@ -103,7 +104,7 @@ impl Replica {
         let mut proven = true;
         for (key, at) in &self.suspects {
             let held = self.hold_expulsion.get(key).is_some_and(|until| *until > self.now);
-            if held && !self.operator.takes_over() {
+            if held && !self.operator.takes_over() || self.is_awaited(*key, *at) {
                 continue;
             }
             out.push(*key);
@@ -119,6 +120,18 @@ impl Replica {
             false => Change::ExpelSuspects { out, by: (self.node, self.incarnation) },
         };
         (self.now >= due).then_some(change)
+    }
+
+    /// True if the run is the only one that has the volume attached, its front end outlives it, and nobody asks anything of the volume
+    /// here: its requests wait, nobody else's wait for anything, and a successor that comes takes its place. Not if its supervisor
+    /// says that there will be none.
+    fn is_awaited(&self, (node, incarnation): (NodeId, Incarnation), since: Time) -> bool {
+        let attached = &self.known.attached;
+        let outlives = attached.get(&node).is_some_and(|own| own.recoverable && own.incarnation == incarnation);
+        let last_word =
+            self.exited.contains(&(node, incarnation)) && !self.hold_expulsion.contains_key(&(node, incarnation));
+        let idle = attached.len() == 1 && !self.operator.is_busy();
+        outlives && idle && !last_word && self.now.since(since) < self.timing.absence_hold
     }
 
     /// Who of the survivors swaps at once, and how long the others wait for it.
@@ -184,6 +197,17 @@ impl Replica {
             since = since.max(at.after(self.timing.register_patience));
         }
         (self.now >= since.after(before as u64 * self.timing.swap_delay)).then_some(alone)
+    }
+
+    /// An attachment whose front end may have outlived the earlier run, without a replica in sync that it could go with.
+    fn wanted_of_outlived(&self) -> Option<Change> {
+        let (node, to) = (self.node, self.incarnation);
+        let own = self.known.attached.get(&node).filter(|own| own.recoverable && own.incarnation != to)?;
+        let from = own.incarnation;
+        let held_cache = self.meta.boot == self.boot && self.meta.incarnation == from;
+        let left = self.marks.contains(&(node, from));
+        let through_peer = !self.known.in_sync.contains_key(&node) && self.is_answered_by_all();
+        (held_cache && !left && through_peer).then_some(Change::TakeUp { node, from, to })
     }
 
     /// Starts alone without the arbiter's word: what must never be (broken variant 29).

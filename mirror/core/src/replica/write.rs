@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::apply::{ApplyWrite, DiskOp, Origin, Purpose};
 use super::view::{Slots, View};
-use crate::config::{Ack, Config};
+use crate::config::{Ack, Attachment};
 use crate::effect::{Effect, Event};
 use crate::ids::{BufId, FlushId, GrantNumber, NodeId, RequestId, Time, WriteId};
 use crate::input::{IoError, Op, Request};
@@ -156,12 +156,15 @@ impl Replica {
         }
     }
 
-    /// True if an earlier run of this node is listed with a front end that survives restarts.
+    /// True if an earlier run of this node is listed with a front end that survives restarts: the one before, until this run has taken its
+    /// place. What is durable names this run already while the configuration that lists it is being adopted.
     pub(super) fn is_recovering(&self) -> bool {
-        let recovers = |c: &Config| {
-            c.attached.get(&self.node).is_some_and(|a| a.recoverable && a.incarnation == self.meta.incarnation)
+        let adopted = self.adopting.as_ref().is_some_and(|it| it.view.is_attached(self.node, self.incarnation));
+        let recovers = |own: &Attachment| {
+            let before = own.incarnation == self.meta.incarnation || adopted;
+            own.recoverable && own.incarnation != self.incarnation && before
         };
-        self.meta.incarnation != self.incarnation && !self.fenced && recovers(&self.view.config)
+        !self.fenced && self.view.config.attached.get(&self.node).is_some_and(recovers)
     }
 
     /// True if this run is listed as attached.

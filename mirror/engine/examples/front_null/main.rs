@@ -1,7 +1,7 @@
 //! A front end over memory instead of replicas: shows how one is driven, and how fast it is on its own.
 //!
 //! ```text
-//! front_null loop DIR SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]
+//! front_null loop NAME SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]
 //! front_null nbd SOCKET SIZE_MIB [--store ram|nothing]
 //! ```
 //!
@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use backend::{Backend, Command, Store};
-use lockstep_engine::front::fuse::{DeviceReads, clear_stale_mount};
+use lockstep_engine::front::fuse::DeviceReads;
+use lockstep_engine::front::loopdev::file_name_for;
 use lockstep_engine::front::{
     FrontEnd, FuseConfig, FuseFrontEnd, FuseTransport, LoopDevice, LoopSetup, NbdAddress, NbdConfig, NbdFrontEnd,
 };
@@ -30,7 +31,7 @@ struct Options {
 
 fn main() -> io::Result<()> {
     let Some(options) = parse(std::env::args().skip(1).collect()) else {
-        eprintln!("usage: front_null loop DIR SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]");
+        eprintln!("usage: front_null loop NAME SIZE_MIB [--fuse device|single:N|io_uring] [--store ram|nothing]");
         eprintln!("       front_null nbd SOCKET SIZE_MIB [--store ram|nothing]");
         std::process::exit(2);
     };
@@ -75,18 +76,19 @@ fn wait_for_end_of_input() {
 
 fn serve_loop(options: Options) -> io::Result<()> {
     // What an earlier run left behind when it was killed.
-    LoopDevice::reclaim(&options.path, Path::new("/dev"));
-    clear_stale_mount(&options.path);
-    std::fs::create_dir_all(&options.path)?;
-    let config = FuseConfig::new(options.path, options.size_bytes, options.transport);
+    let file_name = file_name_for(&options.path);
+    LoopDevice::reclaim(&file_name, Path::new("/dev"));
+    let config = FuseConfig::new(file_name.clone(), options.size_bytes, options.transport);
     let max_io_bytes = config.max_io_bytes;
-    let (backend, mount) = Backend::spawn(options.size_bytes, options.store, move |base, group, submitter| {
-        let front = FuseFrontEnd::start(&config, base, group, submitter).map_err(io::Error::other)?;
-        let mount = front.mount_point().clone();
-        Ok((FrontEnd::Fuse(front), mount))
-    })?;
+    let (backend, (connection, root)) =
+        Backend::spawn(options.size_bytes, options.store, move |base, group, submitter| {
+            let (front, root) = FuseFrontEnd::start(&config, base, group, submitter).map_err(io::Error::other)?;
+            let connection = front.connection().clone();
+            Ok((FrontEnd::Fuse(front), (connection, root)))
+        })?;
     let setup = LoopSetup {
-        volume_file: mount.volume_file(),
+        root,
+        file_name: connection.file_name(&file_name),
         size_bytes: options.size_bytes,
         read_only: false,
         max_io_bytes,
@@ -95,7 +97,7 @@ fn serve_loop(options: Options) -> io::Result<()> {
     let device = match setup.run() {
         Ok(device) => device,
         Err(error) => {
-            mount.abort();
+            connection.abort();
             backend.join()?;
             return Err(io::Error::other(error));
         }
@@ -103,7 +105,6 @@ fn serve_loop(options: Options) -> io::Result<()> {
     println!("{}", device.path().display());
     wait_for_end_of_input();
     device.detach().map_err(io::Error::other)?;
-    mount.unmount()?;
     print_counters(&backend);
     backend.join()
 }

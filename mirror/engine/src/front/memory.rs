@@ -79,6 +79,14 @@ impl Region {
         unsafe { std::ptr::copy(self.base.as_ptr().add(from), self.base.as_ptr(), len) };
     }
 
+    /// Makes the pages of `offset..offset + len` resident and writable, without changing what they hold. Kernels before Linux 5.14 do not do
+    /// this: there they come as they are touched.
+    pub(crate) fn populate(&self, offset: usize, len: usize) {
+        assert!(offset.is_multiple_of(PAGE_BYTES) && offset + len <= self.len, "pages outside the region");
+        // SAFETY: whole pages inside our own mapping; their content stays.
+        unsafe { libc::madvise(self.base.as_ptr().add(offset).cast(), len, libc::MADV_POPULATE_WRITE) };
+    }
+
     /// Gives the pages of `offset..offset + len` back to the kernel; they read as zeroes afterwards.
     ///
     /// # Safety
@@ -130,6 +138,11 @@ impl ResidentBudget {
             self.touched[index] = len;
             self.total += len - old;
         }
+    }
+
+    /// Whether buffer `index` is resident up to `len` bytes, as far as it was told.
+    pub(crate) fn is_touched(&self, index: usize, len: usize) -> bool {
+        self.touched[index] >= len
     }
 
     /// Buffer `index` is free again: bytes to give back now (0: keep them for the next request).

@@ -12,8 +12,8 @@
 //! }
 //! ```
 //!
-//! What waits for the kernel (loop devices, unmounting) is in values of its own, to be used from another thread while
-//! the event loop goes on: a loop device reads its file while it is configured, and an unmount waits for replies.
+//! What waits for the kernel (loop devices) is in values of its own, to be used from another thread while the event loop goes
+//! on: a loop device reads its file while it is configured.
 
 pub mod fuse;
 pub mod loopdev;
@@ -23,7 +23,7 @@ mod protection;
 mod request;
 mod sqe;
 
-pub use fuse::{FrontState, FuseConfig, FuseFrontEnd, FuseTransport, MountPoint};
+pub use fuse::{FrontState, FuseConfig, FuseConnection, FuseFrontEnd, FuseRoot, FuseTransport};
 pub use loopdev::{LoopDevice, LoopSetup};
 pub use nbd::{NbdAddress, NbdConfig, NbdFrontEnd};
 pub use protection::{become_io_flusher, lock_memory};

@@ -114,6 +114,8 @@ pub struct FrontRequest {
     pub offset_bytes: u64,
     /// Number of bytes; 0 for a flush. Discards and write-zeroes may be as long as the volume.
     pub len_bytes: u64,
+    /// An earlier engine had it and did not answer: what it did is not known.
+    pub resent: bool,
     /// Data of a write; room for the data of a read (exactly `len_bytes`).
     pub data: FrontBuffer,
 }

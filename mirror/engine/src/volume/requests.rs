@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
-use lockstep_core::{BlockRange, BufId, Input, IoError, Op, Request, RequestId, range::BLOCK_BYTES};
+use lockstep_core::{Access, BlockRange, BufId, Input, IoError, Op, Request, RequestId, range::BLOCK_BYTES};
 
 use super::{Io, Volume};
 use crate::buffers::{Buffer, FrontSlot};
@@ -99,18 +99,26 @@ impl FrontHost {
     pub(crate) fn abort(&mut self) {
         match &self.front {
             Some(FrontEnd::Fuse(fuse)) if !std::mem::replace(&mut self.aborted, true) => {
-                let mount = fuse.mount_point().clone();
+                let connection = fuse.connection().clone();
                 // Takes locks that the file system's users hold: not on the loop that answers them.
-                std::thread::spawn(move || mount.abort());
+                std::thread::spawn(move || connection.abort());
             }
             _ => self.end(),
         }
     }
 
-    /// Ends a server in order. A mount ends when it is unmounted.
+    /// Ends a server in order. A file system ends when its loop device is given up.
     pub(crate) fn end(&mut self) {
         if let Some(FrontEnd::Nbd(nbd)) = &mut self.front {
             nbd.stop();
+        }
+    }
+
+    /// Takes no more requests, and is gone from the ring when the last one is answered. Those of a file system wait for a successor.
+    pub(crate) fn hand_over(&mut self) {
+        match &mut self.front {
+            Some(FrontEnd::Fuse(fuse)) => fuse.stop(),
+            _ => self.end(),
         }
     }
 
@@ -247,6 +255,10 @@ impl Volume {
     }
 
     fn on_request(&mut self, request: FrontRequest, io: &mut Io) {
+        if request.resent && self.is_outdated(&request) {
+            let front = self.front.front.as_mut().expect("a request comes from a front end");
+            return front.reply(request.tag, FrontReply::Failed(FrontFailure::Io));
+        }
         let memory = NonNull::new(request.data.as_ptr()).filter(|_| !request.data.is_empty());
         let len = request.data.len() as usize;
         let open = Open { origin: Origin::Front(request.tag), read: None, write: None, result: None };
@@ -277,6 +289,13 @@ impl Volume {
             FrontOp::WriteZeroes { fua, .. } => Op::WriteZeroes { fua },
         };
         self.step(Input::Request(Request { id: RequestId(u64::from(slot)), op, range, buf }), io);
+    }
+
+    /// A change that an earlier engine has left unanswered. Where several nodes write, another may have changed the range since, on top
+    /// of what the earlier engine did: to do it again would undo that. What became of it is not known, which is what an error says.
+    fn is_outdated(&self, request: &FrontRequest) -> bool {
+        let changes = !matches!(request.op, FrontOp::Read | FrontOp::Flush);
+        changes && self.replica.config().settings.access == Access::MultiWriter
     }
 
     /// A request of whoever embeds the engine. `data` is as long as the range for a write, empty otherwise.

@@ -1,7 +1,7 @@
 //! Writers and replicas that die and start again: what was in flight, what was forgotten, what lands late.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{AttachMode, Input, NodeId};
+use lockstep_core::{AttachMode, Command, Input, NodeId};
 
 use super::Scenario;
 use super::nemesis::{kill, set_hang};
@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::world::{Pattern, World};
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 7] = [
+pub const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "writer-dies",
         about: "a writer of a few hot blocks dies in the middle of its writes, more than once",
@@ -69,6 +69,13 @@ pub const SCENARIOS: [Scenario; 7] = [
         share: 3,
         plan: orphans_plan,
         script: orphans,
+    },
+    Scenario {
+        name: "returning-front",
+        about: "a writer's front end outlives its engine and comes back with the next one: soon, or after another node has written",
+        share: 3,
+        plan: returning_plan,
+        script: returning_front,
     },
 ];
 
@@ -375,4 +382,90 @@ fn orphans(world: &mut World) {
             world.run_for(SECOND);
         }
     }
+}
+
+fn returning_plan(rng: &mut Rng) -> Plan {
+    let base = match rng.below(3) {
+        0 => Plan::two_replicas(),
+        1 => Plan::three_replicas(),
+        // The writer has no replica.
+        _ => three_and_diskless(),
+    };
+    let mut plan = vary_lasting(base, rng);
+    even_disks(&mut plan);
+    hot(&mut plan, &[0, 1, 2, 1022]);
+    plan.recoverable = true;
+    // Nobody reports: supervisor and worker end together, as those of a container do.
+    plan.supervised = false;
+    plan
+}
+
+/// The writer's engine ends with writes in flight, and its front end holds them.
+fn returning_front(world: &mut World) {
+    for _ in 0..world.rng.within(1, 4) {
+        if !warm(world) {
+            return;
+        }
+        let Some(writer) = world.writer() else { return };
+        let others: Vec<NodeId> = world.plan.replicas.iter().copied().filter(|node| *node != writer).collect();
+        let Some(other) = world.rng.pick(&others) else { return };
+        world.operator_on = false;
+        world.load_on = false;
+        for block in [0, 1, 2, 1022] {
+            write(world, writer, block);
+        }
+        let moment = world.rng.skewed(1, 3 * MS);
+        world.run_for(moment);
+        let attachment = world.fronts[&writer].attachment;
+        world.kill(writer, true);
+        if let Some(node) = world.nodes.get_mut(&writer) {
+            node.held_down = true;
+        }
+        if world.rng.one_in(3) {
+            let moment = world.rng.within(MS, world.plan.timing.absence_hold * 6 / 10);
+            world.run_for(moment);
+            bring_up(world, writer);
+            let goes_on = move |world: &World| {
+                let front = &world.fronts[&writer];
+                front.attachment == attachment && !front.returning && world.is_idle()
+            };
+            if !reach(world, 8 * SECOND, "the front end goes on with its attachment", goes_on) {
+                return;
+            }
+        } else if !goes_elsewhere(world, writer, other) {
+            return;
+        }
+        world.operator_on = true;
+        busy(world);
+        let moment = world.rng.within(100 * MS, SECOND);
+        world.run_for(moment);
+    }
+}
+
+/// Another node takes over, reads, writes what the dead writer had in flight over, and gives the volume back.
+fn goes_elsewhere(world: &mut World, writer: NodeId, other: NodeId) -> bool {
+    let asked = world.attach(other, AttachMode::ReadWrite, true);
+    let attached = move |world: &World| matches!(world.answer(asked), Some(Ok(_)));
+    if !reach(world, 12 * SECOND, "the other node is the writer", attached) {
+        return false;
+    }
+    // What was in flight may have been rolled forward: then it has been seen, and must not come again.
+    let seen: Vec<_> = [0, 1, 2, 1022].into_iter().map(|block| read(world, other, block)).collect();
+    let done = move |world: &World| seen.iter().all(|read| is_done(world, *read));
+    if !reach(world, 12 * SECOND, "its reads complete", done) {
+        return false;
+    }
+    let written: Vec<_> = [0, 1, 2, 1022].into_iter().map(|block| write(world, other, block)).collect();
+    let done = move |world: &World| written.iter().all(|write| is_done(world, *write));
+    if !reach(world, 12 * SECOND, "its writes complete", done) {
+        return false;
+    }
+    let asked = world.command(other, Command::Detach);
+    let detached = move |world: &World| matches!(world.answer(asked), Some(Ok(_)));
+    if !reach(world, 12 * SECOND, "it has given the volume back", detached) {
+        return false;
+    }
+    bring_up(world, writer);
+    let settled = move |world: &World| !world.fronts[&writer].returning;
+    reach(world, 15 * SECOND, "the front end that came back learns where it stands", settled)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use lockstep_core::{AttachMode, BlockRange, BufId, Input, IoError, NodeId, Op, Request, RequestId};
+use lockstep_core::{AttachMode, BlockRange, BufId, Command, Epoch, Input, IoError, NodeId, Op, Request, RequestId};
 
 use super::{Happening, World};
 use crate::block::{Block, stamped};
@@ -32,6 +32,10 @@ pub struct FrontEnd {
     pub held: Vec<usize>,
     /// It outlived its engine, and the next engine has not said yet whether the attachment goes on.
     pub returning: bool,
+    /// The epoch that made the attachment.
+    pub since: Epoch,
+    /// It waits outside the engine until that has said so: it is not there to be failed, and what it holds is asked again only then.
+    pub outside: bool,
     /// The chain of requests that is going on.
     pub chain: u64,
     /// The device was failed.
@@ -62,6 +66,8 @@ impl World {
         let front = self.front(id);
         if front.returning && front.attachment.is_some() {
             front.returning = false;
+            front.outside = false;
+            self.ask_again(id);
             return self.chain_load(id);
         }
         self.attachments += 1;
@@ -69,6 +75,9 @@ impl World {
         let front = self.front(id);
         front.attachment = Some(attachment);
         front.mode = Some(mode);
+        let machine = self.nodes.get(&id).and_then(|node| node.machine.as_ref());
+        let listed = machine.and_then(|machine| machine.status().config.attached.get(&id).map(|own| own.since));
+        self.front(id).since = listed.unwrap_or_default();
         self.chain_load(id);
     }
 
@@ -78,12 +87,16 @@ impl World {
         front.attachment = None;
         front.mode = None;
         front.returning = false;
+        front.outside = false;
         front.open.clear();
         front.held.clear();
     }
 
     pub(super) fn on_fail_device(&mut self, id: NodeId) {
         let front = self.front(id);
+        if front.outside {
+            return;
+        }
         front.device_failures += 1;
         self.end_attachment(id);
         if self.plan.expect.no_errors {
@@ -261,12 +274,33 @@ impl World {
         front.held.sort_unstable();
     }
 
-    /// A front end that outlived its engine takes its attachment up again, and asks again what had no answer.
+    /// A front end that outlived its engine takes its attachment up again, and asks again what had no answer: at once, or once the
+    /// engine has said that the attachment goes on.
     pub(super) fn return_front(&mut self, id: NodeId) {
         let front = self.front(id);
-        let (Some(_), Some(mode)) = (front.attachment, front.mode) else { return };
+        let (Some(_), Some(mode), since) = (front.attachment, front.mode, front.since) else { return };
+        let outside = self.rng.one_in(2);
+        let front = self.front(id);
         front.returning = true;
-        self.attach(id, mode, false);
+        front.outside = outside;
+        if outside {
+            // The shell asks when the volume is open, and the core may have got anywhere by then.
+            let after = self.rng.skewed(1, 60_000_000);
+            let run = self.nodes.get(&id).map(|node| node.run);
+            let resume = move |world: &mut World| {
+                let same = world.nodes.get(&id).map(|node| node.run) == run;
+                if same && world.front(id).outside {
+                    world.command(id, Command::Resume { since });
+                }
+            };
+            self.later(after, Box::new(resume));
+        } else {
+            self.attach(id, mode, false);
+            self.ask_again(id);
+        }
+    }
+
+    fn ask_again(&mut self, id: NodeId) {
         for index in std::mem::take(&mut self.front(id).held) {
             self.hand_over(id, index);
         }

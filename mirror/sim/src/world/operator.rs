@@ -63,7 +63,11 @@ impl World {
         let is_done = result.is_ok();
         match asked {
             Command::Attach { mode, .. } if is_done => self.begin_attachment(id, mode),
-            Command::Attach { .. } if self.front(id).returning => self.end_attachment(id),
+            Command::Resume { .. } if is_done => {
+                let mode = self.front(id).mode.unwrap_or(AttachMode::ReadWrite);
+                self.begin_attachment(id, mode);
+            }
+            Command::Attach { .. } | Command::Resume { .. } if self.front(id).returning => self.end_attachment(id),
             Command::Detach if is_done => self.end_attachment(id),
             Command::Leave if is_done => {
                 let after = self.rng.below(20 * MS);

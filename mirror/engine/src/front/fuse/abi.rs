@@ -49,8 +49,14 @@ pub(crate) mod init_flag {
     pub(crate) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(crate) const MAX_PAGES: u64 = 1 << 22;
     pub(crate) const INIT_EXT: u64 = 1 << 30;
+    pub(crate) const HAS_RESEND: u64 = 1 << 39;
     pub(crate) const OVER_IO_URING: u64 = 1 << 41;
 }
+
+/// `FUSE_NOTIFY_RESEND` (Linux 6.9): every request that was read and not answered is to be read again.
+pub(crate) const NOTIFY_RESEND: i32 = 7;
+/// `FUSE_UNIQUE_RESEND`: the request was read before.
+pub(crate) const UNIQUE_RESEND: u64 = 1 << 63;
 
 pub(crate) mod open_flag {
     pub(crate) const DIRECT_IO: u32 = 1 << 0;

@@ -107,11 +107,22 @@ impl RequestBuffers {
                 break;
             }
             let Some(id) = self.free.pop() else { break };
+            self.make_resident(BufferId(id));
             self.push(id);
             self.provided += 1;
         }
         if self.tail != before {
             self.publish();
+        }
+    }
+
+    /// When this process is killed while the kernel copies a request to where a page is missing, the kernel gets none for a dying process and
+    /// fails the request, which nobody could then send again. What is there already is written to the end.
+    fn make_resident(&mut self, id: BufferId) {
+        let index = usize::from(id.0);
+        if !self.resident.is_touched(index, self.payload_bytes) {
+            self.data.populate(self.base(id), PAGE_BYTES + self.payload_bytes);
+            self.resident.touch(index, self.payload_bytes);
         }
     }
 

@@ -197,6 +197,7 @@ impl DeviceChannel {
                     op,
                     offset_bytes: offset,
                     len_bytes: len,
+                    resent: header.is_resent(),
                     data,
                 });
             }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `request`, `response` and `volume_file` know no I/O. Only `INIT` is read and answered with ordinary system calls, at
-//! the start: the kernel has queued it when `mount(2)` returns.
+//! the start: the kernel has queued it when the file system is made.
 
 mod abi;
 mod buffers;
@@ -21,17 +21,15 @@ mod volume_file;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use io_uring::Submitter;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use device::DeviceReads;
-pub use mount::{MountFuse, MountPoint, clear_stale_mount};
+pub use mount::{FuseConnection, FuseRoot, MountFuse, abort_connection};
 pub use request::ParseRequest;
 pub use uring::is_enabled as is_uring_enabled;
-pub use volume_file::{FILE_NAME, NegotiateFuse};
+pub use volume_file::NegotiateFuse;
 
 use super::request::{FrontReply, FrontRequest, Tag};
 use super::sqe::{Completion, Sqe, SqeBase};
@@ -54,11 +52,11 @@ pub enum FuseTransport {
     Uring,
 }
 
-/// What to mount, and where.
+/// What to mount.
 #[derive(Clone, Debug)]
 pub struct FuseConfig {
-    /// An existing directory.
-    pub mount_dir: PathBuf,
+    /// Name of the one file, before the connection's number; a loop device over it is known by it.
+    pub file_name: String,
     /// Size of the volume, in bytes.
     pub size_bytes: u64,
     /// Refuse every change.
@@ -77,13 +75,13 @@ impl FuseConfig {
     /// Defaults: a queue as deep as the loop driver's; 1 MiB requests (256 KiB over io_uring, where each entry has its own
     /// payload memory); 24 MiB for data, of the 64 MiB that an engine with one attached volume should need.
     #[must_use]
-    pub fn new(mount_dir: PathBuf, size_bytes: u64, transport: FuseTransport) -> FuseConfig {
+    pub fn new(file_name: String, size_bytes: u64, transport: FuseTransport) -> FuseConfig {
         let max_io_bytes = match transport {
             FuseTransport::Device(_) => 1 << 20,
             FuseTransport::Uring => 256 << 10,
         };
         FuseConfig {
-            mount_dir,
+            file_name,
             size_bytes,
             read_only: false,
             transport,
@@ -112,6 +110,9 @@ pub enum StartFuse {
     /// Memory or buffer ring.
     #[error("cannot set up request buffers")]
     Buffers(#[source] io::Error),
+    /// The kernel does not send requests again, or the connection is over.
+    #[error("the kernel does not send again what the last engine left unanswered")]
+    Resend(#[source] io::Error),
 }
 
 /// Where a front end stands.
@@ -128,15 +129,17 @@ pub enum FrontState {
 /// The FUSE front end of one volume.
 #[derive(Debug)]
 pub struct FuseFrontEnd {
-    mount: MountPoint,
+    connection: FuseConnection,
     file: VolumeFile,
+    can_resend: bool,
     device: DeviceChannel,
     uring: Option<UringChannel>,
 }
 
 impl FuseFrontEnd {
     /// Mounts, and settles INIT with the kernel (a fraction of a millisecond). `buffer_group` must be unused in the ring
-    /// behind `submitter`, which is the one whose completions will be given to [`Self::on_completion`].
+    /// behind `submitter`, which is the one whose completions will be given to [`Self::on_completion`]. The root is for a
+    /// loop device to be made over the file, and is to be dropped then.
     ///
     /// # Errors
     /// See [`StartFuse`].
@@ -145,26 +148,45 @@ impl FuseFrontEnd {
         base: SqeBase,
         buffer_group: u16,
         submitter: &Submitter<'_>,
-    ) -> Result<FuseFrontEnd, StartFuse> {
-        let (mount, device) = MountPoint::mount(&config.mount_dir, config.max_io_bytes).map_err(StartFuse::Mount)?;
-        let started = Self::start_mounted(config, &mount, device, base, buffer_group, submitter);
-        if started.is_err() {
-            mount.abort();
-        }
-        started
+    ) -> Result<(FuseFrontEnd, FuseRoot), StartFuse> {
+        let (connection, root) = FuseConnection::mount(config.max_io_bytes).map_err(StartFuse::Mount)?;
+        let over_uring = config.transport == FuseTransport::Uring;
+        // With an error both descriptors are closed, and nothing is left.
+        let can_resend = settle_init(connection.device(), config.max_io_bytes, over_uring)?;
+        let front = Self::serve(config, connection, base, (buffer_group, submitter))?;
+        Ok((FuseFrontEnd { can_resend, ..front }, root))
     }
 
-    fn start_mounted(
+    /// Goes on serving what an earlier engine mounted and settled, with the same `config`, and asks the kernel for
+    /// everything that one has not answered. Only by [`FuseTransport::Device`].
+    ///
+    /// # Errors
+    /// See [`StartFuse`]. The connection is as it was.
+    pub fn resume(
         config: &FuseConfig,
-        mount: &MountPoint,
-        device: OwnedFd,
+        connection: FuseConnection,
         base: SqeBase,
         buffer_group: u16,
         submitter: &Submitter<'_>,
     ) -> Result<FuseFrontEnd, StartFuse> {
-        let over_uring = config.transport == FuseTransport::Uring;
-        settle_init(&device, config.max_io_bytes, over_uring)?;
-        let device = Arc::new(device);
+        assert!(config.transport != FuseTransport::Uring, "the kernel does not send again what it sent over io_uring");
+        let front = Self::serve(config, connection, base, (buffer_group, submitter))?;
+        // Before anything is read here: what this front end has read must not be sent again.
+        let sent = nix::unistd::write(front.connection.device(), &response::notification(abi::NOTIFY_RESEND));
+        if let Err(errno) = sent {
+            let _ = front.device.buffers().unregister(submitter);
+            return Err(StartFuse::Resend(errno.into()));
+        }
+        Ok(FuseFrontEnd { can_resend: true, ..front })
+    }
+
+    fn serve(
+        config: &FuseConfig,
+        connection: FuseConnection,
+        base: SqeBase,
+        (buffer_group, submitter): (u16, &Submitter<'_>),
+    ) -> Result<FuseFrontEnd, StartFuse> {
+        let device = connection.device().clone();
         let payload_bytes = config.max_io_bytes as usize;
         let (in_flight_max, provided_max, reads) = match config.transport {
             FuseTransport::Device(reads) => (config.in_flight_max.clamp(1, 1024), PROVIDED_MAX, reads),
@@ -183,18 +205,26 @@ impl FuseFrontEnd {
             }
         };
         let file = VolumeFile {
+            name: connection.file_name(&config.file_name),
             size_bytes: config.size_bytes,
             max_io_bytes: config.max_io_bytes,
             read_only: config.read_only,
         };
         let device = DeviceChannel::new(device, base, buffers, reads);
-        Ok(FuseFrontEnd { mount: mount.clone(), file, device, uring })
+        Ok(FuseFrontEnd { connection, file, can_resend: false, device, uring })
     }
 
-    /// The mount, to be unmounted or aborted from any thread.
+    /// The connection, to be aborted from any thread, or given to a successor.
     #[must_use]
-    pub fn mount_point(&self) -> &MountPoint {
-        &self.mount
+    pub fn connection(&self) -> &FuseConnection {
+        &self.connection
+    }
+
+    /// Whether a successor can take the connection over without anybody noticing: the kernel sends requests again, and they come
+    /// by the device.
+    #[must_use]
+    pub fn is_recoverable(&self) -> bool {
+        self.can_resend && self.uring.is_none()
     }
 
     /// Passes every entry that is to be submitted now. Call before each entry into the kernel.
@@ -231,9 +261,9 @@ impl FuseFrontEnd {
         self.file.size_bytes = size_bytes;
     }
 
-    /// Stops reading requests. To end in order: detach the loop device, unmount (both from another thread, with the
-    /// front end still serving), and wait for [`FrontState::Closed`], which the unmount brings about by itself. To
-    /// end at once: [`MountPoint::abort`], from any thread.
+    /// Stops reading requests; those that come later wait in the kernel for a successor. To end in order: detach the loop
+    /// device (from another thread, with the front end still serving), and wait for [`FrontState::Closed`], which that brings
+    /// about by itself. To end at once: [`FuseConnection::abort`], from any thread.
     pub fn stop(&mut self) {
         self.device.stop();
     }
@@ -251,7 +281,7 @@ impl FuseFrontEnd {
         }
     }
 
-    /// Why requests stopped coming, as an error number: ENODEV after an unmount or an abort.
+    /// Why requests stopped coming, as an error number: ENODEV once the file system is gone, or after an abort.
     #[must_use]
     pub fn failure(&self) -> Option<i32> {
         self.device.ended().or_else(|| self.uring.as_ref().and_then(UringChannel::ended))
@@ -267,11 +297,11 @@ impl FuseFrontEnd {
     }
 }
 
-/// Reads INIT and answers it.
-fn settle_init(device: &OwnedFd, max_io_bytes: u32, over_uring: bool) -> Result<(), StartFuse> {
+/// Reads INIT and answers it; says whether the kernel can send requests again.
+fn settle_init(device: &OwnedFd, max_io_bytes: u32, over_uring: bool) -> Result<bool, StartFuse> {
     let handshake = |errno: nix::Error| StartFuse::Handshake(errno.into());
     let mut ready = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
-    // INIT is queued by mount(2) itself; a second is a thousand times what it can take.
+    // INIT is queued while the file system is made; a second is a thousand times what it can take.
     if poll(&mut ready, PollTimeout::from(1000u16)).map_err(handshake)? == 0 {
         return Err(StartFuse::Handshake(io::ErrorKind::TimedOut.into()));
     }
@@ -285,5 +315,5 @@ fn settle_init(device: &OwnedFd, max_io_bytes: u32, over_uring: bool) -> Result<
     let mut answer = response::out_header(header.unique, 0, content_len).to_vec();
     answer.extend_from_slice(content);
     nix::unistd::write(device, &answer).map_err(handshake)?;
-    Ok(())
+    Ok(init.can_resend)
 }

@@ -1,13 +1,15 @@
-//! The mount itself: the device descriptor, `mount(2)` and its end. Needs no program and no fusermount.
+//! The file system itself: the device descriptor, its mount, its end. Needs no program and no fusermount.
+//!
+//! It is mounted nowhere: the mount hangs from a descriptor, through which the loop device's file is opened. After that
+//! nothing but the loop device keeps it alive, whichever mount namespaces come and go, and nothing is left to be unmounted.
 
-use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, open, openat, statx};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 
 /// Failures to mount.
 #[derive(Debug, thiserror::Error)]
@@ -15,123 +17,130 @@ pub enum MountFuse {
     /// `/dev/fuse` cannot be opened: the kernel has no FUSE, or the node is missing.
     #[error("cannot open /dev/fuse")]
     OpenDevice(#[source] io::Error),
-    /// `mount(2)` failed.
-    #[error("cannot mount FUSE on {}", path.display())]
+    /// The file system cannot be made.
+    #[error("cannot mount FUSE: {doing}")]
     Mount {
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Errno,
-    },
-    /// The mount point is not a directory that can be resolved.
-    #[error("mount point {} is not usable", path.display())]
-    MountPoint {
-        /// Where.
-        path: PathBuf,
+        /// The step.
+        doing: &'static str,
         /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// A FUSE mount of this process. May be cloned into another thread, from where unmounting is safe: the event loop that
-/// serves the mount must never wait for it.
+/// A connection between the kernel's FUSE and whoever has its device open. May be cloned into another thread.
 #[derive(Clone, Debug)]
-pub struct MountPoint {
-    path: PathBuf,
-    /// Minor number of the file system's device, which names it in `/sys/fs/fuse/connections`.
-    connection: Option<u64>,
+pub struct FuseConnection {
+    device: Arc<OwnedFd>,
+    number: u64,
 }
 
-impl MountPoint {
-    /// Opens the device and mounts it on `path`. The kernel queues INIT before this returns; nobody has answered it yet.
-    pub(crate) fn mount(path: &Path, max_read: u32) -> Result<(MountPoint, OwnedFd), MountFuse> {
-        let usable = |source| MountFuse::MountPoint { path: path.to_owned(), source };
-        let path = path.canonicalize().map_err(usable)?;
-        // Non-blocking: a request can vanish between readiness and read, and the event loop must not wait for another.
-        let device = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/fuse")
-            .map_err(MountFuse::OpenDevice)?;
-        let device = OwnedFd::from(device);
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,max_read={max_read}", device.as_raw_fd());
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_NOATIME;
-        mount(Some("lockstep"), &path, Some("fuse.lockstep"), flags, Some(options.as_str()))
-            .map_err(|source| MountFuse::Mount { path: path.clone(), source })?;
-        let connection = connection_number(&path);
-        Ok((MountPoint { path, connection }, device))
-    }
+/// A file system that is mounted nowhere, until this is dropped. Whoever has a file of it open keeps it alive.
+#[derive(Debug)]
+pub struct FuseRoot(OwnedFd);
 
-    /// Where it is mounted.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The file that stands for the volume.
-    #[must_use]
-    pub fn volume_file(&self) -> PathBuf {
-        self.path.join(super::volume_file::FILE_NAME)
-    }
-
-    /// Unmounts; waits for the file system's last requests, so it must be called from a thread that does not serve it.
+impl FuseRoot {
+    /// Opens a file in it. Waits for the server of the file system: not to be called on its thread.
     ///
     /// # Errors
-    /// EBUSY while somebody (a loop device) still holds the file.
-    pub fn unmount(&self) -> Result<(), Errno> {
-        match umount2(&self.path, MntFlags::UMOUNT_NOFOLLOW) {
-            // Not a mount point any more: somebody else was faster.
-            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(errno),
+    /// Of `openat(2)`.
+    pub fn open(&self, name: &str, writable: bool) -> io::Result<OwnedFd> {
+        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        Ok(openat(&self.0, name, access | OFlags::DIRECT | OFlags::CLOEXEC, Mode::empty())?)
+    }
+}
+
+impl FuseConnection {
+    /// Opens the device and mounts it. The kernel queues INIT before this returns; nobody has answered it yet.
+    pub(crate) fn mount(max_read: u32) -> Result<(FuseConnection, FuseRoot), MountFuse> {
+        let failed = |doing| move |errno: rustix::io::Errno| MountFuse::Mount { doing, source: errno.into() };
+        // Non-blocking: a request can vanish between readiness and read, and the event loop must not wait for another.
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let device = open("/dev/fuse", flags, Mode::empty()).map_err(|errno| MountFuse::OpenDevice(errno.into()))?;
+        let context = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed("fsopen"))?;
+        let (fd, max_read) = (device.as_raw_fd().to_string(), max_read.to_string());
+        let options = [
+            ("source", "lockstep"),
+            ("subtype", "lockstep"),
+            ("fd", &fd),
+            ("rootmode", "40000"),
+            ("user_id", "0"),
+            ("group_id", "0"),
+            ("max_read", &max_read),
+        ];
+        for (name, value) in options {
+            fsconfig_set_string(&context, name, value).map_err(failed("fsconfig"))?;
         }
+        fsconfig_create(&context).map_err(failed("create"))?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(failed("fsmount"))?;
+        // Without a question to the server, which is not there yet.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let status = statx(&root, "", flags, StatxFlags::empty()).map_err(failed("statx"))?;
+        let connection = FuseConnection { device: Arc::new(device), number: u64::from(status.stx_dev_minor) };
+        Ok((connection, FuseRoot(root)))
     }
 
-    /// Takes the mount out of sight, whoever still uses it. The last step of a forced end, after [`Self::abort`] and the
-    /// loop device: what is still open then can no longer be found by its path.
-    pub fn hide(&self) {
-        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+    /// A connection that an earlier process mounted: its device, and its number.
+    #[must_use]
+    pub fn adopt(device: OwnedFd, number: u64) -> FuseConnection {
+        FuseConnection { device: Arc::new(device), number }
     }
 
-    /// Fails every request, present and future, without waiting for a server. The mount stays in sight while a loop
-    /// device holds the file: give that up next, then [`Self::unmount`] or [`Self::hide`].
+    /// The device's descriptor. All descriptors together keep the connection: it is aborted when the last one is closed.
+    #[must_use]
+    pub fn device(&self) -> &Arc<OwnedFd> {
+        &self.device
+    }
+
+    /// Its number in `/sys/fs/fuse/connections`: the minor number of the file system's device.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The name of the file in it: its connection can be found by it, wherever the kernel shows the file.
+    #[must_use]
+    pub fn file_name(&self, base: &str) -> String {
+        format!("{base}#{}", self.number)
+    }
+
+    /// False once the file system is gone, or the connection was aborted.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let mut ready = [PollFd::new(self.device.as_fd(), PollFlags::empty())];
+        // The kernel answers without waiting.
+        let polled = poll(&mut ready, PollTimeout::ZERO);
+        let events = ready[0].revents().unwrap_or(PollFlags::empty());
+        polled.is_ok() && !events.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL)
+    }
+
+    /// Fails every request, present and future, without waiting for a server. What is open stays open: the loop device has to
+    /// be given up next.
     pub fn abort(&self) {
-        if let Some(number) = self.connection {
-            // Present only where fusectl is mounted; the forced unmount below aborts as well.
-            let control = format!("/sys/fs/fuse/connections/{number}/abort");
-            let _ = fs::write(control, "1");
+        // A number that is free again may be somebody else's connection.
+        if !self.is_connected() {
+            return;
         }
-        // MNT_FORCE aborts the connection even when the unmount itself is refused because the file is open.
-        let _ = umount2(&self.path, MntFlags::MNT_FORCE);
+        if let Err(error) = abort_connection(self.number) {
+            tracing::warn!(connection = self.number, %error, "fuse_connection_not_aborted");
+        }
     }
 }
 
-/// From `/proc/self/mountinfo`: a `stat` of the mount would be a request to ourselves.
-fn connection_number(path: &Path) -> Option<u64> {
-    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // The last mount on a path is the visible one. Fields: id, parent, major:minor, root, mount point.
-    table.lines().rev().find_map(|line| {
-        let mut fields = line.split(' ');
-        let device = fields.nth(2)?;
-        let mounted = fields.nth(1)?;
-        let minor = device.split(':').nth(1)?;
-        (unescape(mounted) == path.to_str()?).then(|| minor.parse().ok()).flatten()
-    })
-}
-
-/// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &str) -> String {
-    let pairs = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    pairs.iter().fold(field.to_owned(), |text, (code, plain)| text.replace(code, plain))
-}
-
-/// Takes a mount out of sight that an earlier process left at `path` (its server is gone: every access fails). Loop
-/// devices over it come first: [`super::super::LoopDevice::reclaim`].
-pub fn clear_stale_mount(path: &Path) {
-    let dead = matches!(fs::metadata(path), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
-    if dead {
-        let _ = umount2(path, MntFlags::MNT_DETACH);
-    }
+/// Aborts the connection of this number, whose file system must be known to be there: a number that is free is used again. Through a mount
+/// of fusectl of our own: it may be mounted nowhere in this namespace.
+///
+/// # Errors
+/// Of the system calls; ENOENT if there is no such connection.
+pub fn abort_connection(number: u64) -> io::Result<()> {
+    let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let control = openat(&root, format!("{number}/abort"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&control, b"1")?;
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Bytes of the kernel -> typed requests.
 
-use super::abi::{IN_HEADER_BYTES, opcode};
+use super::abi::{IN_HEADER_BYTES, UNIQUE_RESEND, opcode};
 
 /// `struct fuse_in_header`, without the caller's identity, which a block device has no use for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,6 +117,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 impl RequestHeader {
+    /// The kernel has sent it before, to a server that is gone.
+    pub(crate) fn is_resent(self) -> bool {
+        self.unique & UNIQUE_RESEND != 0
+    }
+
     pub(crate) fn parse(bytes: &[u8]) -> Result<RequestHeader, ParseRequest> {
         if bytes.len() < IN_HEADER_BYTES {
             return Err(ParseRequest::TooShort { len: bytes.len(), opcode: 0 });

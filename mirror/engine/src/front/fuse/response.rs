@@ -50,9 +50,16 @@ pub(crate) fn out_header(unique: u64, error: i32, payload: u32) -> [u8; OUT_HEAD
     bytes
 }
 
+/// A message without a request: `code` is one of `enum fuse_notify_code`, which take the place of the error number.
+pub(crate) fn notification(code: i32) -> [u8; OUT_HEADER_BYTES] {
+    out_header(0, -code, 0)
+}
+
 /// What INIT settles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct InitAnswer {
+    /// The kernel can be told to send requests again.
+    pub can_resend: bool,
     pub minor: u32,
     pub max_readahead: u32,
     pub flags: u64,

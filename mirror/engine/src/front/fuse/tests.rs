@@ -9,7 +9,7 @@ use crate::front::request::FrontOp;
 const MIB: u64 = 1 << 20;
 
 fn file() -> VolumeFile {
-    VolumeFile { size_bytes: 64 * MIB, max_io_bytes: 1 << 20, read_only: false }
+    VolumeFile { name: "volume".to_owned(), size_bytes: 64 * MIB, max_io_bytes: 1 << 20, read_only: false }
 }
 
 fn header(code: u32, node: u64) -> RequestHeader {

@@ -184,6 +184,7 @@ impl UringChannel {
                     op,
                     offset_bytes: offset,
                     len_bytes: len,
+                    resent: false,
                     data,
                 });
             }

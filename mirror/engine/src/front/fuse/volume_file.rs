@@ -5,8 +5,6 @@ use super::request::{Operation, RequestHeader};
 use super::response::{self, Answer, Attributes, InitAnswer};
 use crate::front::request::{FrontOp, is_whole_blocks};
 
-/// Name of the file in the root of the mount.
-pub const FILE_NAME: &str = "volume";
 const FILE_NODE: u64 = 2;
 
 /// What to do with a request.
@@ -21,8 +19,10 @@ pub(crate) enum Reaction {
 }
 
 /// The volume, as a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct VolumeFile {
+    /// Its name in the root of the file system: what a loop device over it is known by.
+    pub name: String,
     pub size_bytes: u64,
     /// Largest read or write, in bytes.
     pub max_io_bytes: u32,
@@ -80,6 +80,7 @@ pub(crate) fn negotiate(
         wanted |= init_flag::OVER_IO_URING;
     }
     Ok(InitAnswer {
+        can_resend: flags & init_flag::HAS_RESEND != 0,
         minor: minor.min(abi::MINOR),
         max_readahead,
         flags: wanted & flags,
@@ -110,7 +111,7 @@ impl VolumeFile {
             Operation::Open => Err(libc::EISDIR),
             Operation::OpenDir => Ok(response::open_out(0)),
             Operation::ReadDir { offset, size } => {
-                let entries = [(ROOT_NODE, ".", 4), (ROOT_NODE, "..", 4), (FILE_NODE, FILE_NAME, 8)];
+                let entries = [(ROOT_NODE, ".", 4), (ROOT_NODE, "..", 4), (FILE_NODE, self.name.as_str(), 8)];
                 Ok(response::directory(&entries, offset, size))
             }
             Operation::Acknowledge => Ok(Answer::empty()),
@@ -130,7 +131,7 @@ impl VolumeFile {
     }
 
     fn on_lookup(&self, parent: u64, name: &[u8]) -> Result<Answer, i32> {
-        if parent != ROOT_NODE || name != FILE_NAME.as_bytes() {
+        if parent != ROOT_NODE || name != self.name.as_bytes() {
             return Err(libc::ENOENT);
         }
         self.attributes(FILE_NODE).map(response::entry_out)

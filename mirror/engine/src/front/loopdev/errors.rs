@@ -9,10 +9,10 @@ use nix::errno::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum SetupLoop {
     /// The volume's file cannot be opened.
-    #[error("cannot open the volume's file {}", path.display())]
+    #[error("cannot open the volume's file {name:?}")]
     OpenFile {
         /// Which.
-        path: PathBuf,
+        name: String,
         /// Why.
         #[source]
         source: io::Error,

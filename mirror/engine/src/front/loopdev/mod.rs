@@ -6,14 +6,14 @@
 //! The engine keeps no descriptor of the device open. A held one would keep the last *real* user's close from writing
 //! dirty pages back; and the kernel would write them back while the dying engine closes its files, through the mount
 //! that nobody serves any more. Therefore the device is not made with autoclear, and [`LoopDevice::reclaim`] finds what
-//! an engine left behind. Until then the dead mount has to stay in sight: its path is what the device is known by.
+//! an engine left behind: by the name of the file behind it, which is the volume's on this node and nobody else's.
 
 mod abi;
 mod errors;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -24,7 +24,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 pub use errors::{ChangeLoop, SetupLoop};
 
-use super::fuse::FILE_NAME;
+use super::fuse::FuseRoot;
 
 /// Somebody else may take the free device that the kernel named; on a busy machine more than once.
 const CONFIGURE_TRIES_MAX: u32 = 64;
@@ -33,10 +33,12 @@ const RELEASE_WAIT: Duration = Duration::from_secs(2);
 const BLOCK_SIZE: u32 = 4096;
 
 /// What it takes to make a loop device; to be `run` by a thread that does not serve the mount.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LoopSetup {
-    /// The file: [`super::MountPoint::volume_file`].
-    pub volume_file: PathBuf,
+    /// Where the file is. Dropped when the device is made: from then on the device keeps the file system.
+    pub root: FuseRoot,
+    /// Name of the file in there: [`super::FuseConnection::file_name`].
+    pub file_name: String,
     /// Size that the device has to come up with.
     pub size_bytes: u64,
     /// Refuse writes at the device already.
@@ -52,7 +54,32 @@ pub struct LoopSetup {
 pub struct LoopDevice {
     number: u32,
     path: PathBuf,
-    volume_file: PathBuf,
+    file_name: String,
+}
+
+/// A name for the file of a volume's front end, out of the place where the engine keeps its state. A path without slashes, as the kernel
+/// writes the names of devices that have some.
+#[must_use]
+pub fn file_name_for(place: &Path) -> String {
+    resolve(place).to_string_lossy().replace('/', "!")
+}
+
+/// Fails every request, present and future, of the loop devices whose files are named after `place` ([`file_name_for`]), whichever engine
+/// made them, without any engine's help and without waiting for one. The devices stay bound.
+///
+/// # Errors
+/// If a connection is there and cannot be aborted.
+pub fn fail_requests(place: &Path) -> io::Result<()> {
+    let prefix = format!("{}@", file_name_for(place));
+    let connections = numbers().filter_map(backing_file).filter(|name| name.starts_with(&prefix));
+    for number in connections.filter_map(|name| name.rsplit_once('#')?.1.parse::<u64>().ok()) {
+        match super::fuse::abort_connection(number) {
+            // Aborted connections go as soon as nothing is under way.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl LoopSetup {
@@ -60,7 +87,7 @@ impl LoopSetup {
     ///
     /// # Errors
     /// See [`SetupLoop`].
-    pub fn run(&self) -> Result<LoopDevice, SetupLoop> {
+    pub fn run(self) -> Result<LoopDevice, SetupLoop> {
         let file = self.open_file()?;
         let mut tries = 0;
         loop {
@@ -71,7 +98,7 @@ impl LoopSetup {
                 .map_err(|source| SetupLoop::OpenDevice { path: path.clone(), source })?;
             match self.configure(&file, &device) {
                 Ok(()) => {
-                    let made = LoopDevice { number, path, volume_file: self.volume_file.clone() };
+                    let made = LoopDevice { number, path, file_name: self.file_name.clone() };
                     return self.check(made, device);
                 }
                 Err(Errno::EBUSY) if tries < CONFIGURE_TRIES_MAX => {}
@@ -80,16 +107,12 @@ impl LoopSetup {
         }
     }
 
-    fn open_file(&self) -> Result<File, SetupLoop> {
-        OpenOptions::new()
-            .read(true)
-            .write(!self.read_only)
-            .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
-            .open(&self.volume_file)
-            .map_err(|source| SetupLoop::OpenFile { path: self.volume_file.clone(), source })
+    fn open_file(&self) -> Result<OwnedFd, SetupLoop> {
+        let opened = self.root.open(&self.file_name, !self.read_only);
+        opened.map_err(|source| SetupLoop::OpenFile { name: self.file_name.clone(), source })
     }
 
-    fn configure(&self, file: &File, device: &File) -> nix::Result<()> {
+    fn configure(&self, file: &OwnedFd, device: &File) -> nix::Result<()> {
         let mut info = abi::Status::EMPTY;
         info.flags = abi::FLAG_DIRECT_IO | if self.read_only { abi::FLAG_READ_ONLY } else { 0 };
         let fd = u32::try_from(file.as_raw_fd()).expect("open descriptors are not negative");
@@ -124,30 +147,27 @@ impl LoopDevice {
         self.number
     }
 
-    /// Finds the devices over the volume mounted on `mount_dir`, dead or alive, whichever process made them.
+    /// The device of this number, if it is bound to a file of this name, whatever the number of its connection.
     #[must_use]
-    pub fn find(mount_dir: &Path, device_dir: &Path) -> Vec<LoopDevice> {
-        let volume_file = resolve(mount_dir).join(FILE_NAME);
-        let Ok(entries) = fs::read_dir("/sys/block") else { return Vec::new() };
-        let numbers = entries.flatten().filter_map(|entry| {
-            let name = entry.file_name();
-            name.to_str()?.strip_prefix("loop")?.parse::<u32>().ok()
-        });
-        let mut found: Vec<LoopDevice> = numbers
-            .filter(|number| backing_file(*number).is_some_and(|file| file == volume_file))
-            .filter_map(|number| {
-                let path = ensure_node(device_dir, number).ok()?;
-                Some(LoopDevice { number, path, volume_file: volume_file.clone() })
-            })
-            .collect();
-        found.sort_by_key(|device| device.number);
-        found
+    pub fn of(number: u32, base: &str, device_dir: &Path) -> Option<LoopDevice> {
+        let file_name = backing_file(number)?;
+        if file_name.rsplit_once('#')?.0 != base {
+            return None;
+        }
+        let path = ensure_node(device_dir, number).ok()?;
+        Some(LoopDevice { number, path, file_name })
     }
 
-    /// Gives up every device that an engine which is gone left over `mount_dir`. A device that somebody still uses is
+    /// Finds the devices over files of this name, dead or alive, whichever process made them.
+    #[must_use]
+    pub fn find(base: &str, device_dir: &Path) -> Vec<LoopDevice> {
+        numbers().filter_map(|number| LoopDevice::of(number, base, device_dir)).collect()
+    }
+
+    /// Gives up every device that an engine which is gone left over the file of this name. A device that somebody still uses is
     /// marked to go with its last user.
-    pub fn reclaim(mount_dir: &Path, device_dir: &Path) {
-        for device in LoopDevice::find(mount_dir, device_dir) {
+    pub fn reclaim(base: &str, device_dir: &Path) {
+        for device in LoopDevice::find(base, device_dir) {
             if let Ok(file) = open_device(&device.path, false, 0) {
                 let _ = abi::clear(file.as_raw_fd());
             }
@@ -159,14 +179,11 @@ impl LoopDevice {
     /// # Errors
     /// See [`ChangeLoop`].
     pub fn grow(&self, size_bytes: u64) -> Result<(), ChangeLoop> {
-        // The kernel asks FUSE for the size again here; LOOP_SET_CAPACITY of older kernels believes what it remembers.
-        let seen = fs::metadata(&self.volume_file)
-            .map_err(|source| ChangeLoop::Open { path: self.volume_file.clone(), source })?;
-        if seen.len() != size_bytes {
-            return Err(ChangeLoop::Size { path: self.volume_file.clone(), wanted: size_bytes, found: seen.len() });
-        }
         let device = self.open(0)?;
         let kernel = |source| ChangeLoop::Kernel { path: self.path.clone(), source };
+        // LOOP_SET_CAPACITY of older kernels believes what was last heard of the file's size. To ask for the device's status asks
+        // FUSE for it anew.
+        abi::status(device.as_raw_fd()).map_err(kernel)?;
         abi::set_capacity(device.as_raw_fd()).map_err(kernel)?;
         let found = abi::size_bytes(device.as_raw_fd()).map_err(kernel)?;
         if found != size_bytes {
@@ -207,7 +224,7 @@ impl LoopDevice {
     /// Whether the device is still bound to this volume's file.
     #[must_use]
     pub fn is_configured(&self) -> bool {
-        backing_file(self.number).is_some_and(|file| file == self.volume_file)
+        backing_file(self.number).is_some_and(|file| file == self.file_name)
     }
 
     fn open(&self, flags: i32) -> Result<File, ChangeLoop> {
@@ -256,14 +273,22 @@ fn open_device(path: &Path, write: bool, flags: i32) -> io::Result<File> {
     OpenOptions::new().read(true).write(write).custom_flags(flags | libc::O_CLOEXEC).open(path)
 }
 
-/// As the kernel names the file now: its path, or only "/volume" once the mount is out of sight. (LOOP_GET_STATUS64
-/// asks FUSE for attributes, and fails if nobody serves it any more.)
-fn backing_file(number: u32) -> Option<PathBuf> {
-    let text = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
-    Some(PathBuf::from(text.trim_end_matches('\n')))
+/// The numbers of all loop devices, in order.
+fn numbers() -> impl Iterator<Item = u32> {
+    let names = fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut numbers: Vec<u32> = names.filter_map(|name| name.to_str()?.strip_prefix("loop")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.into_iter()
 }
 
-/// A mount whose server is gone cannot be resolved itself, only its parent.
+/// The name of the file behind a device: its path in a file system that is mounted nowhere. (LOOP_GET_STATUS64 asks FUSE for
+/// attributes, and fails if nobody serves it any more.)
+fn backing_file(number: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/sys/block/loop{number}/loop/backing_file")).ok()?;
+    Some(text.trim_end_matches('\n').strip_prefix('/')?.to_owned())
+}
+
+/// The place itself need not exist, only its parent.
 fn resolve(mount_dir: &Path) -> PathBuf {
     let resolved = mount_dir.parent().zip(mount_dir.file_name()).and_then(|(parent, name)| {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

@@ -67,6 +67,7 @@ impl Slots {
             op: slot.op,
             offset_bytes: slot.request.offset,
             len_bytes: u64::from(slot.request.len),
+            resent: false,
             data: slot.data,
         }
     }
