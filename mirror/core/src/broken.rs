@@ -77,4 +77,9 @@ pub enum Broken {
     JoinFlushBesideWrites = 70,
     ExpelledExpels = 71,
     JoinsUnheard = 72,
+    VotersWithoutOldMajority = 73,
+    RemovedComesBack = 74,
+    PlacesNotRenumbered = 75,
+    EmptyStartsAlone = 76,
+    EmptyByBitmap = 77,
 }
