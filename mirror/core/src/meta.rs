@@ -155,6 +155,19 @@ impl Meta {
         Meta { has_data: true, dirty, ..Meta::forgotten(node, config, incarnation, boot) }
     }
 
+    /// The same memory, of a voter above all, beside an empty replica or beside none: `config` is any that the volume had.
+    #[must_use]
+    pub fn reshaped(self, has_data: bool, config: Config) -> Meta {
+        let Meta { node, incarnation, boot, left, voter, .. } = self;
+        let newer = |own: &Config| own.generation != config.generation || own.epoch > config.epoch;
+        let config = if newer(&self.config) { self.config } else { config };
+        let fresh = match has_data {
+            true => Meta::empty_replica(node, config, incarnation, boot),
+            false => Meta::forgotten(node, config, incarnation, boot),
+        };
+        Meta { left, voter, ..fresh }
+    }
+
     /// Folds one update in.
     pub fn apply(&mut self, update: &MetaUpdate) {
         match update {

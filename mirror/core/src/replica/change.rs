@@ -3,8 +3,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::config::{AttachMode, Attachment, Config, Joining};
 use super::members::Wanted;
+use crate::config::{AttachMode, Attachment, Config, Joining};
 use crate::ids::{Epoch, Incarnation, NodeId, VoterId};
 use crate::message::Class;
 

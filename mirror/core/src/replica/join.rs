@@ -379,6 +379,9 @@ impl Replica {
         if round == super::reconcile::RECONCILE_ROUND {
             return self.on_fetched(id, buf);
         }
+        if self.meta.removed {
+            return self.release(Some(buf));
+        }
         let range = self.join.as_ref().and_then(|j| j.pulls.get(&id)).map(|p| p.range);
         if let Some(range) = range.filter(|_| self.can_hold_data())
             && !self.ensure_intent(range)
@@ -538,7 +541,8 @@ impl Replica {
     /// Swaps that this replica wants in order to enter.
     pub(super) fn wanted_of_joiner(&mut self) -> Option<Change> {
         let outside = !self.known.replicas.contains(&self.node);
-        if !self.can_hold_data() || outside || self.view.is_in_sync(self.node, self.incarnation) || self.leaving.marked {
+        if !self.can_hold_data() || outside || self.view.is_in_sync(self.node, self.incarnation) || self.leaving.marked
+        {
             return None;
         }
         let (node, incarnation) = (self.node, self.incarnation);

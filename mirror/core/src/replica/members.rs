@@ -19,7 +19,7 @@ use super::change::{Change, Planned, remove_replica};
 use super::view::View;
 use crate::config::{Arbiter, Config, Role};
 use crate::ids::{CommandId, Epoch, Incarnation, NodeId, VoterId};
-use crate::input::{CommandError, Reply};
+use crate::input::CommandError;
 
 /// One change of the members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,6 +80,10 @@ impl Wanted {
                 next.voters.entry(node).or_insert(voter);
             }
         }
+        if let (1, Some(only)) = (next.replicas.len(), next.replicas.first().copied()) {
+            // Without the only replica nobody could serve anyway.
+            next.voters.retain(|node, _| *node == only);
+        }
         match next.check() {
             Ok(()) => Planned::Next(Box::new(next)),
             Err(why) => Planned::Impossible(why),
@@ -130,7 +134,9 @@ impl Wanted {
 /// Takes what a node is for from it. Nothing is kept for a replica that never comes back.
 fn take_role(next: &mut Config, node: NodeId) {
     let epoch = next.epoch;
-    for incarnation in next.in_sync.get(&node).copied().into_iter().chain(next.joining.get(&node).map(|j| j.incarnation)) {
+    for incarnation in
+        next.in_sync.get(&node).copied().into_iter().chain(next.joining.get(&node).map(|j| j.incarnation))
+    {
         remove_replica(next, node, incarnation, epoch);
     }
     next.replicas.remove(&node);
@@ -169,7 +175,8 @@ impl Replica {
     pub(super) fn on_change_members(&mut self, command: CommandId, wanted: Wanted) {
         let forbidden = |reason: &str| Err(CommandError::Forbidden { reason: reason.into() });
         if !self.view.is_in_sync(self.node, self.incarnation) || self.leaving.is_asking() {
-            return self.answer(command, forbidden("this node's replica is not in sync: ask a member whose replica is"));
+            return self
+                .answer(command, forbidden("this node's replica is not in sync: ask a member whose replica is"));
         }
         if self.operator.is_busy() {
             return self.answer(command, forbidden("another attach, detach or change is under way on this node"));
@@ -228,10 +235,10 @@ impl Replica {
         if old.config.replicas == self.view.config.replicas || self.broken(broken!(PlacesNotRenumbered)) {
             return;
         }
-        let place: BTreeMap<usize, u8> = (old.config.replicas.iter().enumerate())
-            .map(|(slot, node)| (slot, self.view.bit(*node)))
-            .collect();
-        let moved = |slots: u8| (place.iter()).filter(|(slot, _)| slots >> **slot & 1 == 1).fold(0, |all, (_, bit)| all | bit);
+        let place: BTreeMap<usize, u8> =
+            (old.config.replicas.iter().enumerate()).map(|(slot, node)| (slot, self.view.bit(*node))).collect();
+        let moved =
+            |slots: u8| (place.iter()).filter(|(slot, _)| slots >> **slot & 1 == 1).fold(0, |all, (_, bit)| all | bit);
         self.window.renumber(moved);
         if let Some(flush) = &mut self.flush {
             flush.acked = moved(flush.acked);

@@ -2,9 +2,9 @@
 
 use lockstep_core::{Meta, MetaUpdate};
 
-use super::{DiskVersion, Owner};
 use super::area::encode_snapshot;
 use super::batch::encode_batch;
+use super::{DiskVersion, Owner};
 
 /// Number of areas.
 pub const AREAS: usize = 2;

@@ -93,7 +93,8 @@ fn replay(owner: Owner, area: Area, bytes: &[u8]) -> Result<Option<Journal>, Loa
     check_owner(owner, &meta)?;
     let (mut sequence, mut log_end) = (header.sequence, log_start);
     while let Some((head, content)) = next_batch(owner, sequence, &bytes[log_end..]) {
-        let updates = head.updates(version, content).map_err(|source| LoadMeta::Batch { sequence: head.sequence, source })?;
+        let updates =
+            head.updates(version, content).map_err(|source| LoadMeta::Batch { sequence: head.sequence, source })?;
         for update in &updates {
             check_volume(owner, update)?;
             meta.apply(update);

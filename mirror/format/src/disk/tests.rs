@@ -158,16 +158,16 @@ proptest! {
         meta::encode_meta(&meta, &mut bytes);
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let _ = meta::decode_meta(&bytes);
+        let _ = meta::decode_meta(DiskVersion::NEWEST, &bytes);
     }
 
     #[test]
     fn a_snapshot_cut_short_anywhere_is_not_metadata(meta in strategies::meta(), at in any::<prop::sample::Index>()) {
         let mut bytes = Vec::new();
         meta::encode_meta(&meta, &mut bytes);
-        prop_assert_eq!(meta::decode_meta(&bytes), Ok(meta));
+        prop_assert_eq!(meta::decode_meta(DiskVersion::NEWEST, &bytes), Ok(meta));
         bytes.truncate(at.index(bytes.len()));
-        prop_assert!(meta::decode_meta(&bytes).is_err());
+        prop_assert!(meta::decode_meta(DiskVersion::NEWEST, &bytes).is_err());
     }
 
     #[test]

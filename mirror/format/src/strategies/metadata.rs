@@ -56,17 +56,19 @@ pub fn meta() -> impl Strategy<Value = Meta> {
         btree_map(node(), dirty, 0..3),
         (option::of("[a-z ]{0,40}"), any::<bool>()),
     );
-    (head, tail).prop_map(|((node, has_data, config, incarnation, boot), (left, voter, intent, dirty, (failed, removed)))| Meta {
-        node,
-        has_data,
-        config,
-        incarnation,
-        boot: BootId(boot),
-        left,
-        voter,
-        intent,
-        dirty,
-        failed,
-        removed,
-    })
+    (head, tail).prop_map(
+        |((node, has_data, config, incarnation, boot), (left, voter, intent, dirty, (failed, removed)))| Meta {
+            node,
+            has_data,
+            config,
+            incarnation,
+            boot: BootId(boot),
+            left,
+            voter,
+            intent,
+            dirty,
+            failed,
+            removed,
+        },
+    )
 }
