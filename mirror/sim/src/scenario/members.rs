@@ -142,9 +142,10 @@ fn any_change(world: &mut World) -> Option<Command> {
 }
 
 /// Makes the part that a change needs.
-fn prepare_for(world: &mut World, command: &Command) {
-    if let Command::AddMember { node, role, .. } = command {
-        prepare(world, *node, *role == Role::Replica);
+fn prepare_for(world: &mut World, command: &Command) -> bool {
+    match command {
+        Command::AddMember { node, role, .. } => prepare(world, *node, *role == Role::Replica),
+        _ => true,
     }
 }
 
@@ -156,7 +157,9 @@ fn members(world: &mut World) {
     let calm = gusts(world, faults);
     for _ in 0..world.rng.within(2, 6) {
         let Some(command) = any_change(world) else { continue };
-        prepare_for(world, &command);
+        if !prepare_for(world, &command) {
+            continue;
+        }
         let limit = world.rng.within(SECOND, 6 * SECOND);
         change(world, limit, &command);
         if world.rng.one_in(2) {
@@ -247,8 +250,9 @@ fn comes_back(world: &mut World, lost: NodeId) {
         }
         _ => {
             world.power_up(lost);
-            prepare(world, lost, true);
-            change(world, 8 * SECOND, &again);
+            if prepare(world, lost, true) {
+                change(world, 8 * SECOND, &again);
+            }
         }
     }
 }
@@ -271,8 +275,9 @@ fn tie_breaker_lost(world: &mut World) {
     }
     let moment = world.rng.skewed(1, 2 * SECOND);
     world.run_for(moment);
-    prepare(world, D, false);
-    change(world, 4 * SECOND, &add(D, Role::TieBreaker, None));
+    if prepare(world, D, false) {
+        change(world, 4 * SECOND, &add(D, Role::TieBreaker, None));
+    }
     strike(world, GUSTS);
     let moment = world.rng.skewed(1, 2 * SECOND);
     world.run_for(moment);
@@ -283,7 +288,9 @@ fn tie_breaker_lost(world: &mut World) {
     world.resume(away);
     let moment = world.rng.skewed(1, 2 * SECOND);
     world.run_for(moment);
-    if surely(world, &add(D, Role::TieBreaker, None), "the tie-breaker is replaced") {
+    world.heal();
+    world.run_until(10 * SECOND, |world| !in_sync(world).is_empty());
+    if prepare(world, D, false) && surely(world, &add(D, Role::TieBreaker, None), "the tie-breaker is replaced") {
         let voters = |world: &World| world.checks.latest().voters.keys().copied().eq([A, B, D]);
         reach(world, SURELY, "A, B and the new tie-breaker vote, and nobody else", voters);
     }
@@ -294,10 +301,8 @@ fn at_once(world: &mut World) {
         return;
     }
     for _ in 0..world.rng.within(1, 4) {
-        let changes: Vec<Command> = (0..2).filter_map(|_| any_change(world)).collect();
-        for command in &changes {
-            prepare_for(world, command);
-        }
+        let mut changes: Vec<Command> = (0..2).filter_map(|_| any_change(world)).collect();
+        changes.retain(|command| prepare_for(world, command));
         let moment = world.rng.within(100 * MS, 800 * MS);
         world.run_for(moment);
         let askers = in_sync(world);
@@ -322,7 +327,9 @@ fn member_cut(world: &mut World) {
     if !begin(world) {
         return;
     }
-    prepare(world, D, false);
+    if !prepare(world, D, false) {
+        return;
+    }
     let there = |world: &World| world.nodes.get(&D).is_some_and(|node| node.is_running());
     if !reach(world, SECOND, "the new node runs", there) {
         return;

@@ -53,10 +53,11 @@ pub fn change(world: &mut World, limit: u64, command: &Command) -> bool {
     false
 }
 
-/// Makes sure that a node that holds no replica of the volume is ready to hold one: what it has is of no use.
-pub fn prepare(world: &mut World, node: NodeId, has_data: bool) {
+/// Makes sure that a node that holds no replica of the volume is ready to hold one: what it has is of no use. False if nobody is there
+/// who knows the volume.
+pub fn prepare(world: &mut World, node: NodeId, has_data: bool) -> bool {
     if world.checks.latest().role_of(node).is_some_and(|role| role == Role::Replica) {
-        return;
+        return true;
     }
     let from = in_sync(world).first().copied().unwrap_or(node);
     let ready = world.nodes.get(&node).is_some_and(|node| {
@@ -66,12 +67,12 @@ pub fn prepare(world: &mut World, node: NodeId, has_data: bool) {
     if !ready && from != node {
         world.make_part(node, from, has_data, true);
     }
+    ready || from != node
 }
 
 /// A new replica, on a node that is given an empty one for it. True if it is one of the volume's now.
 pub fn add_replica(world: &mut World, limit: u64, node: NodeId, instead_of: Option<NodeId>) -> bool {
-    prepare(world, node, true);
-    change(world, limit, &add(node, Role::Replica, instead_of))
+    prepare(world, node, true) && change(world, limit, &add(node, Role::Replica, instead_of))
 }
 
 /// True if every replica of the newest configuration is in sync.
