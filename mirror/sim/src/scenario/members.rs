@@ -179,7 +179,11 @@ fn end_moving(world: &mut World, calm: u64) {
     let wait = calm.saturating_sub(world.now);
     world.run_for(wait);
     world.heal();
-    world.run_until(10 * SECOND, |world| is_healthy(world) && is_whole(world));
+    let changes = |asked: &crate::world::Asked| {
+        asked.is_open() && matches!(asked.command, Command::AddMember { .. } | Command::RemoveMember { .. })
+    };
+    let ended = move |world: &World| !world.asked.iter().any(changes);
+    world.run_until(12 * SECOND, move |world| ended(world) && is_healthy(world) && is_whole(world));
     let useless = |world: &World, node: &NodeId| {
         let node = world.nodes.get(node);
         node.is_some_and(|node| {
@@ -302,6 +306,11 @@ fn at_once(world: &mut World) {
     }
     for _ in 0..world.rng.within(1, 4) {
         let mut changes: Vec<Command> = (0..2).filter_map(|_| any_change(world)).collect();
+        // One node is given one part, for one of them.
+        changes.dedup_by_key(|command| match command {
+            Command::AddMember { node, .. } | Command::RemoveMember { node } => Some(*node),
+            _ => None,
+        });
         changes.retain(|command| prepare_for(world, command));
         let moment = world.rng.within(100 * MS, 800 * MS);
         world.run_for(moment);
