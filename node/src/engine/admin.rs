@@ -223,11 +223,12 @@ impl Engine for EngineService {
     ) -> Result<Response<proto::CreateReplicaReply>, Status> {
         let proto::CreateReplicaRequest { spec, exists, configuration, replica } = request.into_inner();
         let created = async {
-            let (engine, spec) = (self.0.engine()?, Spec::parse(&spec.unwrap_or_default())?);
-            match exists && !configuration.is_empty() {
-                true => engine.give_part(&spec.name, &configuration, replica).await,
-                false => engine.create(&spec, exists).await,
+            let (engine, spec) = (self.0.engine()?, spec.unwrap_or_default());
+            if !exists || configuration.is_empty() {
+                return engine.create(&Spec::parse(&spec)?, exists).await;
             }
+            input::check_name("name", &spec.name)?;
+            engine.give_part(&spec.name, &configuration, replica).await
         };
         answer(created.await.map(|()| proto::CreateReplicaReply {}))
     }
