@@ -246,3 +246,112 @@ impl Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Generation, Settings};
+    use crate::ids::VolumeId;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+    const D: NodeId = NodeId(4);
+    const RUN: Incarnation = Incarnation(7);
+
+    /// Two replicas on A and B in sync, the tie-breaker on C.
+    fn pair() -> Config {
+        Config {
+            volume: VolumeId([1; 16]),
+            generation: Generation { id: 1, parent: 0 },
+            epoch: Epoch(5),
+            size_blocks: 100,
+            settings: Settings::default(),
+            priority: Default::default(),
+            replicas: [A, B].into(),
+            added: BTreeMap::new(),
+            tie_breaker: Some(C),
+            voters: [(A, VoterId(1)), (B, VoterId(2)), (C, VoterId(3))].into(),
+            in_sync: [(A, RUN), (B, RUN)].into(),
+            joining: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            last_in_sync: BTreeMap::new(),
+            requests: BTreeMap::new(),
+        }
+    }
+
+    fn add(node: NodeId, role: Role) -> Wanted {
+        Wanted::Add { node, role, instead_of: None }
+    }
+
+    fn next(wanted: Wanted, now: &Config, voter: Option<VoterId>) -> Config {
+        match wanted.plan(now, voter, (A, RUN)) {
+            Planned::Next(next) => *next,
+            other => panic!("{wanted:?}: {other:?}"),
+        }
+    }
+
+    fn refused(wanted: Wanted, now: &Config) -> &'static str {
+        match wanted.plan(now, None, (A, RUN)) {
+            Planned::Impossible(why) => why,
+            other => panic!("{wanted:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_replica_that_comes_again_is_another_one() {
+        let mut absent = pair();
+        absent.in_sync.remove(&B);
+        absent.last_in_sync.insert(B, Epoch(4));
+        let gone = next(Wanted::Remove { node: B }, &absent, None);
+        assert_eq!((gone.role_of(B), gone.last_in_sync.get(&B), gone.voters.len()), (None, None, 1));
+        let again = next(add(B, Role::Replica), &gone, None);
+        assert_eq!((absent.replica_since(B), again.replica_since(B)), (Some(Epoch(0)), Some(Epoch(7))));
+        assert_eq!(again.arriving(), Some(B));
+        assert_eq!(add(B, Role::Replica).plan(&again, None, (A, RUN)), Planned::Already);
+    }
+
+    #[test]
+    fn a_tie_breaker_takes_the_place_and_the_vote_of_the_old_one() {
+        let wanted = add(D, Role::TieBreaker);
+        assert_eq!(wanted.needs_vote(&pair()), Some(D));
+        let after = next(wanted, &pair(), Some(VoterId(9)));
+        assert_eq!((after.tie_breaker, after.voters.keys().copied().collect()), (Some(D), alloc::vec![A, B, D]));
+    }
+
+    #[test]
+    fn a_node_that_changes_its_role_keeps_its_vote() {
+        let three = next(add(C, Role::Replica), &pair(), None);
+        assert_eq!((three.tie_breaker, three.voters == pair().voters), (None, true));
+        let entered = Config { in_sync: [(A, RUN), (B, RUN), (C, RUN)].into(), ..three };
+        let back = next(add(C, Role::TieBreaker), &entered, None);
+        assert_eq!((back.tie_breaker, back.replicas.len(), back.voters == pair().voters), (Some(C), 2, true));
+        assert!(!back.in_sync.contains_key(&C) && back.added.is_empty());
+    }
+
+    #[test]
+    fn what_is_needed_stays() {
+        let mut alone = pair();
+        alone.in_sync.remove(&B);
+        assert!(refused(Wanted::Remove { node: A }, &alone).contains("last replica"));
+        assert!(refused(Wanted::Remove { node: A }, &pair()).contains("by another"));
+        let replaced = Wanted::Add { node: D, role: Role::Replica, instead_of: Some(B) };
+        assert!(refused(replaced, &pair()).contains("add that one first"));
+        let arriving = next(add(D, Role::Replica), &pair(), None);
+        assert!(refused(Wanted::Remove { node: B }, &arriving).contains("one change at a time"));
+        assert!(refused(add(C, Role::Replica), &arriving).contains("one at a time"));
+        // Who comes may be sent away again.
+        assert_eq!(next(Wanted::Remove { node: D }, &arriving, None).replicas, pair().replicas);
+    }
+
+    #[test]
+    fn only_voters_that_can_decide_are_left() {
+        let three = next(add(C, Role::Replica), &pair(), None);
+        let (by, wanted) = ((A, RUN), Wanted::Remove { node: B });
+        let now = Config { in_sync: [(A, RUN), (B, RUN), (C, RUN)].into(), ..three };
+        let after = next(wanted, &now, None);
+        let change = Change::Members { wanted, voter: None, by };
+        assert!(!can_decide(&change, &after, &[(A, VoterId(1)), (B, VoterId(2))].into()), "C has not answered");
+        assert!(can_decide(&change, &after, &[(A, VoterId(1)), (C, VoterId(3))].into()));
+    }
+}
