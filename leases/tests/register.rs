@@ -47,6 +47,7 @@ fn first(number: u8) -> Config {
         joining: Default::default(),
         attached: Default::default(),
         last_in_sync: Default::default(),
+        added: Default::default(),
         requests: Default::default(),
     }
 }

@@ -49,6 +49,7 @@ pub fn first_config(spec: &Spec) -> Config {
         joining: Default::default(),
         attached: Default::default(),
         last_in_sync: Default::default(),
+        added: Default::default(),
         requests: Default::default(),
         priority: Class::default(),
     }

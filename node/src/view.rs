@@ -92,6 +92,7 @@ pub mod words {
             DiskState::Inconsistent => "Inconsistent",
             DiskState::Outdated => "Outdated",
             DiskState::Failed => "Failed",
+            DiskState::Removed => "Removed",
         }
     }
 

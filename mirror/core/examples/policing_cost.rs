@@ -50,6 +50,7 @@ impl Volume {
             joining: BTreeMap::new(),
             attached: BTreeMap::new(),
             last_in_sync: BTreeMap::new(),
+            added: BTreeMap::new(),
             requests: BTreeMap::new(),
         };
         let meta = Meta::created(node, true, config, Incarnation(1), BootId(1));

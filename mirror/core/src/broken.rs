@@ -77,5 +77,10 @@ pub enum Broken {
     JoinFlushBesideWrites = 70,
     ExpelledExpels = 71,
     JoinsUnheard = 72,
-    ResumesAnything = 73,
+    VotersWithoutOldMajority = 73,
+    RemovedComesBack = 74,
+    PlacesNotRenumbered = 75,
+    EmptyStartsAlone = 76,
+    EmptyByBitmap = 77,
+    ResumesAnything = 78,
 }

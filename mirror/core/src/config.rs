@@ -128,6 +128,15 @@ pub struct Joining {
     pub source: NodeId,
 }
 
+/// What a node is for in a volume, attached or not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Role {
+    /// It holds a replica.
+    Replica,
+    /// It votes, and holds nothing.
+    TieBreaker,
+}
+
 /// The register. Two configurations of one generation and epoch are equal (invariant I8).
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Config {
@@ -143,8 +152,10 @@ pub struct Config {
     pub settings: Settings,
     /// Class of requests for grants; can be changed at any time.
     pub priority: Class,
-    /// The nodes that hold a replica, in sync or not. At most three.
+    /// The nodes that hold a replica, in sync or not. At most [`Config::REPLICAS_MAX`].
     pub replicas: alloc::collections::BTreeSet<NodeId>,
+    /// Of replicas that came after the volume was created: the epoch in which. A replica that a node had before is another one.
+    pub added: BTreeMap<NodeId, Epoch>,
     /// The voter without data, where there is one.
     pub tie_breaker: Option<NodeId>,
     /// Whose votes decide a swap of this register (quorum of peers).
@@ -162,6 +173,32 @@ pub struct Config {
 }
 
 impl Config {
+    /// Most replicas of a volume.
+    pub const REPLICAS_MAX: usize = 3;
+
+    /// What a node is for, if it is for anything.
+    #[must_use]
+    pub fn role_of(&self, node: NodeId) -> Option<Role> {
+        match self.replicas.contains(&node) {
+            true => Some(Role::Replica),
+            false => (self.tie_breaker == Some(node)).then_some(Role::TieBreaker),
+        }
+    }
+
+    /// Since when the node has the replica that it has: 0 is since the volume was created. Tells it from another that the node had
+    /// before, and that was removed.
+    #[must_use]
+    pub fn replica_since(&self, node: NodeId) -> Option<Epoch> {
+        self.replicas.contains(&node).then(|| self.added.get(&node).copied().unwrap_or_default())
+    }
+
+    /// A replica that was added and has not been in sync yet, if there is one.
+    #[must_use]
+    pub fn arriving(&self) -> Option<NodeId> {
+        let been = |node: &NodeId| self.in_sync.contains_key(node) || self.last_in_sync.contains_key(node);
+        self.added.keys().copied().find(|node| !been(node))
+    }
+
     /// True if this incarnation of the node is in sync.
     #[must_use]
     pub fn is_in_sync(&self, node: NodeId, incarnation: Incarnation) -> bool {
@@ -231,11 +268,17 @@ impl Config {
         if self.size_blocks == 0 {
             return Err("size is 0");
         }
-        if self.replicas.is_empty() || self.replicas.len() > 3 {
+        if self.replicas.is_empty() || self.replicas.len() > Config::REPLICAS_MAX {
             return Err("replicas: between 1 and 3 are needed");
         }
         if self.in_sync.is_empty() {
             return Err("in_sync is empty: the last in-sync replica never leaves");
+        }
+        if self.added.keys().any(|node| !self.replicas.contains(node)) {
+            return Err("added names a node without a replica");
+        }
+        if self.tie_breaker.is_some_and(|node| self.replicas.contains(&node)) {
+            return Err("tie_breaker: the node has a replica");
         }
         match (self.settings.arbiter, self.voters.is_empty()) {
             (Arbiter::Peers, true) => return Err("voters is empty"),

@@ -242,6 +242,11 @@ pub enum Event {
         /// Blocks that were made equal.
         blocks: u64,
     },
+    /// This node's replica was removed from the volume.
+    Removed {
+        /// The epoch in which it is the volume's no more.
+        epoch: Epoch,
+    },
     /// A member left as planned.
     Left {
         /// Who.

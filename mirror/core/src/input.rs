@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::config::{AttachMode, Config};
+use crate::config::{AttachMode, Config, Role};
 use crate::ids::{
     BufId, CommandId, ConnId, Digest, Epoch, Incarnation, IoId, LeaseAsk, NodeId, PersistToken, RegisterAsk, RequestId,
 };
@@ -104,6 +104,22 @@ pub enum Command {
         /// New size.
         blocks: u64,
     },
+    /// Make a node a replica's or the tie-breaker, of a volume that exists: of an in-sync member. The node runs its part of the volume
+    /// already ([`crate::Meta::empty_replica`], [`crate::Meta::forgotten`]). A new tie-breaker takes the old one's place, a
+    /// tie-breaker may become a replica and the other way round.
+    AddMember {
+        /// Which node.
+        node: NodeId,
+        /// What it is for.
+        role: Role,
+        /// A replica that goes in the same swap.
+        instead_of: Option<NodeId>,
+    },
+    /// Take a node's replica, or its part as the tie-breaker, from it: of an in-sync member on another node. An attachment stays.
+    RemoveMember {
+        /// Which node.
+        node: NodeId,
+    },
     /// Change the class of requests for grants.
     SetPriority {
         /// The class.
@@ -160,6 +176,11 @@ pub enum CommandError {
     NoUpToDateReplica,
     /// The arbiter cannot be reached.
     NoQuorum,
+    /// A node does not answer.
+    Silent {
+        /// Which.
+        node: NodeId,
+    },
     /// Wrong input.
     Invalid {
         /// The field, its value, what would be right.

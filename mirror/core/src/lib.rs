@@ -27,7 +27,9 @@ pub mod status;
 pub mod timing;
 
 pub use bitmap::BlockSet;
-pub use config::{Access, Ack, Arbiter, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Settings};
+pub use config::{
+    Access, Ack, Arbiter, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Role, Settings,
+};
 pub use effect::{Effect, Event};
 pub use ids::{
     AskId, BlockIndex, BootId, BufId, CommandId, ConnId, Digest, Epoch, FlushId, GrantNumber, Incarnation, IoId,

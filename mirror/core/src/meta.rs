@@ -58,6 +58,9 @@ pub struct Meta {
     pub dirty: BTreeMap<NodeId, DirtyMap>,
     /// Set once the replica's disk cannot be trusted: it stays Failed until replaced.
     pub failed: Option<String>,
+    /// Set once a configuration was seen in which this replica is not the one that the node has: it is none of the volume's any more,
+    /// for ever.
+    pub removed: bool,
 }
 
 /// One durable change of [`Meta`].
@@ -108,6 +111,8 @@ pub enum MetaUpdate {
     DirtyEnd(NodeId),
     /// The replica's disk failed.
     Failed(String),
+    /// The replica is not the volume's any more.
+    Removed,
     /// The replica was emptied on an operator's word (replaced disk): it holds nothing.
     Emptied,
 }
@@ -132,6 +137,7 @@ impl Meta {
             intent: BTreeSet::new(),
             dirty: BTreeMap::new(),
             failed: None,
+            removed: false,
         }
     }
 
@@ -139,6 +145,27 @@ impl Meta {
     #[must_use]
     pub fn forgotten(node: NodeId, config: Config, incarnation: Incarnation, boot: BootId) -> Meta {
         Meta { voter: None, ..Meta::created(node, false, config, incarnation, boot) }
+    }
+
+    /// Memory of a replica that is empty and has yet to be added to a volume that exists: every block of it has to be compared before
+    /// it counts, whatever anybody's dirty map says.
+    #[must_use]
+    pub fn empty_replica(node: NodeId, config: Config, incarnation: Incarnation, boot: BootId) -> Meta {
+        let dirty = BTreeMap::from([(node, DirtyMap::default())]);
+        Meta { has_data: true, dirty, ..Meta::forgotten(node, config, incarnation, boot) }
+    }
+
+    /// The same memory, of a voter above all, beside an empty replica or beside none: `config` is any that the volume had.
+    #[must_use]
+    pub fn reshaped(self, has_data: bool, config: Config) -> Meta {
+        let Meta { node, incarnation, boot, left, voter, .. } = self;
+        let newer = |own: &Config| own.generation != config.generation || own.epoch > config.epoch;
+        let config = if newer(&self.config) { self.config } else { config };
+        let fresh = match has_data {
+            true => Meta::empty_replica(node, config, incarnation, boot),
+            false => Meta::forgotten(node, config, incarnation, boot),
+        };
+        Meta { left, voter, ..fresh }
     }
 
     /// Folds one update in.
@@ -174,6 +201,7 @@ impl Meta {
             MetaUpdate::DirtyEnd(peer) => {
                 self.dirty.remove(peer);
             }
+            MetaUpdate::Removed => self.removed = true,
             MetaUpdate::Failed(reason) => self.failed = Some(reason.clone()),
             MetaUpdate::Emptied => {
                 self.failed = None;

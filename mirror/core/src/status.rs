@@ -20,6 +20,8 @@ pub enum DiskState {
     Outdated,
     /// No data here.
     Diskless,
+    /// The replica was removed from the volume: it never counts again, and its files can be deleted.
+    Removed,
     /// The disk failed, with the reason.
     Failed(String),
 }

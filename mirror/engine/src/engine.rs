@@ -20,6 +20,7 @@ use lockstep_format::wire::greeting::ClusterKey;
 use crate::event_loop::{EventLoop, LoopCommand};
 use crate::front_ends::Attached;
 use crate::lease_port::LeasePort;
+use crate::parts;
 use crate::pending::{Pending, pending};
 use crate::shared::{Identity, NodeAddress, Shared, boot_id, mailbox, next_incarnation};
 use crate::socket;
@@ -188,6 +189,8 @@ pub struct Engine {
     volumes: Arc<Mutex<BTreeMap<String, Known>>>,
     pool: Mutex<Option<PathBuf>>,
     threads: Mutex<Vec<JoinHandle<io::Result<()>>>>,
+    /// Held while a number is taken for a run.
+    minting: Mutex<()>,
     /// Held while the engine lives.
     _lock: File,
 }
@@ -268,6 +271,7 @@ impl Engine {
             volumes: Arc::new(Mutex::new(BTreeMap::new())),
             pool: Mutex::new(None),
             threads: Mutex::new(threads),
+            minting: Mutex::new(()),
             _lock: lock,
         };
         engine.open_all(&memory_dir).map_err(state)?;
@@ -329,11 +333,12 @@ impl Engine {
     /// # Errors
     /// See [`CreateVolume`].
     pub fn admit(&self, name: &str, config: Config) -> Result<(), CreateVolume> {
-        let Identity { node, incarnation, boot } = self.shared.identity;
+        let Identity { node, boot, .. } = self.shared.identity;
+        let incarnation = self.mint_incarnation(name)?;
         self.make(name, memory_dir(&self.state_dir), Meta::forgotten(node, config, incarnation, boot))
     }
 
-    fn make(&self, name: &str, dir: PathBuf, meta: Meta) -> Result<(), CreateVolume> {
+    pub(crate) fn make(&self, name: &str, dir: PathBuf, meta: Meta) -> Result<(), CreateVolume> {
         let config = &meta.config;
         config.check().map_err(CreateVolume::Config)?;
         if config.settings.arbiter == Arbiter::Lease && self.shared.leases.is_none() {
@@ -364,16 +369,24 @@ impl Engine {
     /// # Errors
     /// See [`DeleteVolume`].
     pub fn delete(&self, name: &str) -> Result<(), DeleteVolume> {
+        if self.with_attached(name, |attached| attached.is_some()) == Some(true) {
+            return Err(DeleteVolume::Attached(name.to_owned()));
+        }
+        let dir = self.stop_volume(name)?;
+        storage::delete(&dir, name).map_err(|source| DeleteVolume::Files { name: name.to_owned(), source })?;
+        self.volumes().remove(name);
+        Ok(())
+    }
+
+    /// Stops a volume, and says where its files are.
+    pub(crate) fn stop_volume(&self, name: &str) -> Result<PathBuf, FindVolume> {
         let (dir, volume, state) = {
             let volumes = self.volumes();
             let known = volumes.get(name).ok_or_else(|| FindVolume::Unknown(name.to_owned()))?;
-            if known.attached.is_some() {
-                return Err(DeleteVolume::Attached(name.to_owned()));
-            }
             (known.dir.clone(), known.volume, known.state.clone())
         };
         match (state, volume) {
-            (VolumeState::Opening, _) => return Err(FindVolume::Opening(name.to_owned()).into()),
+            (VolumeState::Opening, _) => return Err(FindVolume::Opening(name.to_owned())),
             (VolumeState::Running, Some(volume)) => {
                 let (done, removed) = pending();
                 self.to_home(volume, LoopCommand::Remove { volume, done });
@@ -382,9 +395,25 @@ impl Engine {
             }
             _ => {}
         }
-        storage::delete(&dir, name).map_err(|source| DeleteVolume::Files { name: name.to_owned(), source })?;
-        self.volumes().remove(name);
-        Ok(())
+        if let Some(known) = self.volumes().get_mut(name) {
+            known.state = VolumeState::Opening;
+        }
+        Ok(dir)
+    }
+
+    /// Runs a volume that was stopped from the files that it has now.
+    pub(crate) fn run_again(&self, name: &str, dir: &Path, files: Files) -> Result<(), CreateVolume> {
+        if let Some(known) = self.volumes().get_mut(name) {
+            dir.clone_into(&mut known.dir);
+        }
+        run(&self.shared, &self.volumes, name, files).ok_or(CreateVolume::Stopping)?.map_err(CreateVolume::Start)
+    }
+
+    /// A volume that was stopped does not run any more.
+    pub(crate) fn fail_volume(&self, name: &str, reason: String) {
+        if let Some(known) = self.volumes().get_mut(name) {
+            known.state = VolumeState::Failed(reason);
+        }
     }
 
     /// All volumes of this node, by name.
@@ -485,6 +514,23 @@ impl Engine {
 
     // ---- for the other files of the engine ---------------------------------------------------------------------------
 
+    pub(crate) fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    pub(crate) fn memory_dir(&self) -> PathBuf {
+        memory_dir(&self.state_dir)
+    }
+
+    /// Where a part with or without data lies.
+    pub(crate) fn place_of(&self, has_data: bool) -> Result<PathBuf, CreateVolume> {
+        if has_data { self.pool().ok_or(CreateVolume::NoPool) } else { Ok(self.memory_dir()) }
+    }
+
+    pub(crate) fn minting(&self) -> MutexGuard<'_, ()> {
+        self.minting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn volumes(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -522,6 +568,14 @@ impl Engine {
     /// Opens every volume in `dir`, each on a thread of its own: one may have to wait for its lock.
     fn open_all(&self, dir: &Path) -> io::Result<()> {
         for name in storage::list(dir)? {
+            let memory = self.memory_dir().join(&name);
+            let unfinished = dir != self.memory_dir() && parts::volume_of(&memory).is_some();
+            if unfinished && parts::volume_of(&memory) == parts::volume_of(&dir.join(&name)) {
+                // The replica was being made beside a memory, or taken away, when the engine ended.
+                tracing::warn!(volume = name, "unfinished_part_deleted");
+                storage::delete(dir, &name)?;
+                continue;
+            }
             let known = Known { dir: dir.to_owned(), volume: None, state: VolumeState::Opening, attached: None };
             self.volumes().insert(name.clone(), known);
             let (shared, volumes, dir) = (self.shared.clone(), self.volumes.clone(), dir.to_owned());

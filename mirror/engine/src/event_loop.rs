@@ -448,7 +448,7 @@ impl EventLoop {
             Err(error) => {
                 tracing::debug!(peer = peer.0, ?net, %error, "cannot_dial");
                 if let Some(volume) = self.volumes.get_mut(index) {
-                    volume.dial_failed(peer, net, false, &mut self.io);
+                    volume.dial_failed(peer, net, None, &mut self.io);
                 }
             }
         }
@@ -503,9 +503,13 @@ impl EventLoop {
         }
         let Some((index, peer, net)) = dialed else { return };
         tracing::debug!(peer = peer.0, ?net, %end, cause = std::error::Error::source(end), "dial_failed");
-        let refused = matches!(end, GreetingEnd::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused);
+        let found = match end {
+            GreetingEnd::Probed => Some(true),
+            GreetingEnd::Connect(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(false),
+            _ => None,
+        };
         if let Some(volume) = self.volumes.get_mut(index) {
-            volume.dial_failed(peer, net, refused, &mut self.io);
+            volume.dial_failed(peer, net, found, &mut self.io);
             self.touched.insert(index);
         }
     }

@@ -19,6 +19,7 @@ mod link;
 mod meta_store;
 mod metrics;
 mod nodes;
+mod parts;
 mod pending;
 mod ring;
 mod shared;
@@ -37,6 +38,7 @@ pub use front_ends::{FrontEndAddress, FrontEndKind, FuseKind, GrowFrontEnd, Loop
 pub use lease_port::{LeasePort, LeaseRequests};
 pub use lockstep_core as core;
 pub use nodes::LearnNodes;
+pub use parts::{GivePart, decode_configuration, encode_configuration};
 pub use pending::Pending;
 pub use shared::{Identity, NodeAddress};
 pub use storage::{CreateReplica, OpenReplica};

@@ -23,7 +23,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 /// that a durable write costs one flush of the device and no commit of the file system.
 pub(crate) const AREA_BYTES: u64 = 1 << 20;
 
-const SUPERBLOCK: &str = "superblock";
+pub(crate) const SUPERBLOCK: &str = "superblock";
 const AREA_NAMES: [&str; AREAS] = ["area.0", "area.1"];
 const DATA: &str = "data";
 /// Prefix of what is being made or deleted; a volume's name never begins with a dot.

@@ -41,17 +41,40 @@ pub enum DecodeValue {
     BadText,
 }
 
+/// How a configuration is laid out, wherever one is kept or sent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Layout {
+    /// As it was first: all replicas are those that the volume was created with.
+    Original,
+    /// With the epochs in which replicas were added.
+    #[default]
+    Added,
+}
+
 /// Takes values off the front of a slice.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
+    layout: Layout,
 }
 
 impl<'a> Reader<'a> {
     /// Reads from the start of `bytes`.
     #[must_use]
     pub const fn new(bytes: &'a [u8]) -> Reader<'a> {
-        Reader { rest: bytes }
+        Reader { rest: bytes, layout: Layout::Added }
+    }
+
+    /// Configurations in it are laid out like this.
+    #[must_use]
+    pub const fn laid_out(self, layout: Layout) -> Reader<'a> {
+        Reader { layout, ..self }
+    }
+
+    /// How configurations in it are laid out.
+    #[must_use]
+    pub const fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// How many bytes are left.
@@ -140,12 +163,25 @@ impl<'a> Reader<'a> {
 #[derive(Debug)]
 pub struct Writer<'a> {
     out: &'a mut Vec<u8>,
+    layout: Layout,
 }
 
 impl<'a> Writer<'a> {
     /// Appends to `out`.
     pub const fn new(out: &'a mut Vec<u8>) -> Writer<'a> {
-        Writer { out }
+        Writer { out, layout: Layout::Added }
+    }
+
+    /// Configurations in it are to be laid out like this.
+    #[must_use]
+    pub const fn laid_out(self, layout: Layout) -> Writer<'a> {
+        Writer { layout, ..self }
+    }
+
+    /// How configurations in it are laid out.
+    #[must_use]
+    pub const fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Bytes as they are.

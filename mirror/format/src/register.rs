@@ -3,13 +3,14 @@
 //! ```text
 //! version u16 | configuration | CRC32C u32 of everything before it
 //! ```
+//! The version is the oldest that can say what the configuration says, so that nodes with an older program go on for as long as they can.
 //! The checksum is for people: whoever edits the object by hand is told so, rather than obeyed in part.
 
 use lockstep_core::Config;
 use thiserror::Error;
 
-use crate::bytes::{DecodeValue, Reader, Writer};
-use crate::values::{put_config, take_config};
+use crate::bytes::{DecodeValue, Layout, Reader, Writer};
+use crate::values::{layout_of, put_config, take_config};
 
 /// Every version that this program reads, with what changed in it. It writes the newest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -17,6 +18,24 @@ use crate::values::{put_config, take_config};
 pub enum RegisterVersion {
     /// The first.
     V1 = 1,
+    /// With the epochs in which replicas were added.
+    V2 = 2,
+}
+
+impl RegisterVersion {
+    const fn layout(self) -> Layout {
+        match self {
+            RegisterVersion::V1 => Layout::Original,
+            RegisterVersion::V2 => Layout::Added,
+        }
+    }
+
+    const fn of(layout: Layout) -> RegisterVersion {
+        match layout {
+            Layout::Original => RegisterVersion::V1,
+            Layout::Added => RegisterVersion::V2,
+        }
+    }
 }
 
 /// Why bytes are not what a register holds.
@@ -37,8 +56,9 @@ pub enum DecodeRegister {
 #[must_use]
 pub fn encode(config: &Config) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut w = Writer::new(&mut bytes);
-    w.u16(RegisterVersion::V1 as u16);
+    let layout = layout_of(config);
+    let mut w = Writer::new(&mut bytes).laid_out(layout);
+    w.u16(RegisterVersion::of(layout) as u16);
     put_config(&mut w, config);
     let checksum = crate::crc32c(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -52,15 +72,20 @@ pub fn encode(config: &Config) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Result<Config, DecodeRegister> {
     let (content, checksum) = bytes.split_last_chunk::<4>().ok_or(DecodeValue::Truncated)?;
     let mut r = Reader::new(content);
-    let version = r.u16()?;
-    if version != RegisterVersion::V1 as u16 {
-        return Err(DecodeRegister::Version(version));
-    }
+    let version = match r.u16()? {
+        1 => RegisterVersion::V1,
+        2 => RegisterVersion::V2,
+        version => return Err(DecodeRegister::Version(version)),
+    };
     if crate::crc32c(content) != u32::from_le_bytes(*checksum) {
         return Err(DecodeRegister::Checksum);
     }
+    let mut r = r.laid_out(version.layout());
     let config = take_config(&mut r)?;
     r.finish()?;
+    if layout_of(&config) != version.layout() {
+        return Err(DecodeValue::OutOfBounds("version: an older one says the same").into());
+    }
     Ok(config)
 }
 

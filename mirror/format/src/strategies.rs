@@ -144,12 +144,14 @@ pub fn config() -> impl Strategy<Value = Config> {
         btree_map(node(), any::<u64>().prop_map(VoterId), 1..4),
         btree_map(node(), attachment(), 0..4),
         any::<bool>(),
-        btree_map(node(), epoch(), 0..4),
+        (btree_map(node(), epoch(), 0..4), btree_map(node(), epoch(), 0..4)),
         btree_map(node(), (incarnation(), any::<u64>()), 0..4),
     );
     (head, tail).prop_map(|(head, tail)| {
         let (volume, (id, parent), epoch, size_blocks, (settings, priority), (replicas, in_sync, joining)) = head;
-        let (tie_breaker, voters, mut attached, writer, last_in_sync, requests) = tail;
+        let (tie_breaker, voters, mut attached, writer, (last_in_sync, added), requests) = tail;
+        let tie_breaker = tie_breaker.filter(|node| !replicas.contains(node));
+        let added = added.into_iter().filter(|(node, _)| replicas.contains(node)).collect();
         if let Some(attachment) = attached.values_mut().next() {
             attachment.mode = if writer { AttachMode::ReadWrite } else { AttachMode::ReadOnly };
         }
@@ -163,6 +165,7 @@ pub fn config() -> impl Strategy<Value = Config> {
             settings,
             priority,
             replicas,
+            added,
             tie_breaker,
             voters,
             in_sync,

@@ -8,7 +8,7 @@ use lockstep_core::{
     GrantNumber, Incarnation, Joining, NodeId, OnQuorumLoss, Policing, RequestTag, Settings, VolumeId, VoterId,
 };
 
-use crate::bytes::{DecodeValue, Reader, Writer};
+use crate::bytes::{DecodeValue, Layout, Reader, Writer};
 
 /// No volume has more blocks: its bytes are counted in 64 bits.
 pub(crate) const VOLUME_BLOCKS_MAX: u64 = u64::MAX / lockstep_core::range::BLOCK_BYTES;
@@ -206,6 +206,14 @@ pub(crate) fn put_config(w: &mut Writer<'_>, config: &Config) {
         w.u64(tag.incarnation.0);
         w.u64(tag.number);
     });
+    if w.layout() >= Layout::Added {
+        put_map(w, &config.added, |w, epoch| w.u64(epoch.0));
+    }
+}
+
+/// The oldest layout that can say this: whoever knows no newer one understands it.
+pub(crate) fn layout_of(config: &Config) -> Layout {
+    if config.added.is_empty() { Layout::Original } else { Layout::Added }
 }
 
 /// A configuration, checked: what comes out could be a volume's.
@@ -245,7 +253,7 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
     let priority = take_class(r)?;
     let replicas = take_map(r, "replicas", 0, |_| Ok(()))?.into_keys().collect();
     let tie_breaker = if r.bool("tie-breaker")? { Some(NodeId(r.u32()?)) } else { None };
-    let config = Config {
+    let mut config = Config {
         volume,
         generation,
         epoch,
@@ -253,6 +261,7 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
         settings: Settings { ack, on_quorum_loss, access, arbiter, extent_blocks, policing },
         priority,
         replicas,
+        added: BTreeMap::new(),
         tie_breaker,
         voters: take_map(r, "voters", 8, |r| r.u64().map(VoterId))?,
         in_sync: take_map(r, "in_sync", 8, |r| r.u64().map(Incarnation))?,
@@ -265,6 +274,9 @@ pub(crate) fn take_config(r: &mut Reader<'_>) -> Result<Config, DecodeValue> {
             Ok(RequestTag { incarnation: Incarnation(r.u64()?), number: r.u64()? })
         })?,
     };
+    if r.layout() >= Layout::Added {
+        config.added = take_map(r, "added", 8, |r| r.u64().map(Epoch))?;
+    }
     config.check().map_err(DecodeValue::BadConfig)?;
     Ok(config)
 }

@@ -42,6 +42,7 @@ fn config() -> Config {
         },
         priority: Class::Normal,
         replicas: BTreeSet::from([A, B]),
+        added: BTreeMap::new(),
         tie_breaker: Some(C),
         voters: BTreeMap::from([(A, VoterId(11)), (B, VoterId(12)), (C, VoterId(13))]),
         in_sync: BTreeMap::from([(A, Incarnation(101))]),
@@ -75,6 +76,35 @@ fn config() -> Config {
 
 fn boxed() -> Box<Config> {
     Box::new(config())
+}
+
+/// A configuration of a volume to which a replica was added.
+fn changed() -> Box<Config> {
+    Box::new(Config { added: BTreeMap::from([(B, Epoch(6))]), ..config() })
+}
+
+/// One of each kind that says what version 1 could not.
+fn messages_of_version_2() -> Vec<Message> {
+    let (incarnation, session) = (Incarnation(101), SessionId(9));
+    vec![
+        Message::Hello {
+            incarnation,
+            to: Incarnation(102),
+            boot: BootId(77),
+            session,
+            answer: false,
+            config: changed(),
+            left: vec![],
+        },
+        Message::Promise { ballot: ballot(3), voter: VoterId(12), accepted: Some((ballot(2), changed())) },
+        Message::Accept { ballot: ballot(3), config: changed() },
+        Message::VoterAdmit { voter: VoterId(14), config: changed() },
+        Message::Install { config: changed(), left: vec![(B, Incarnation(99))] },
+    ]
+}
+
+fn updates_of_version_2() -> Vec<MetaUpdate> {
+    vec![MetaUpdate::Config(changed()), MetaUpdate::Removed]
 }
 
 fn grant() -> GrantNumber {
@@ -224,12 +254,23 @@ fn wire_bytes() -> Vec<(String, Vec<u8>)> {
     acceptor.accept(&mut to_dialer);
     lines.push(("greeting-verdict".to_string(), to_dialer));
     for message in messages() {
-        let (frame, payload) = frame_of(message);
-        let mut bytes = Vec::new();
-        encode_frame(&frame, payload, &mut bytes).expect("within the limits");
-        lines.push((Kind::of(&frame.message).name().to_string(), bytes));
+        lines.push((Kind::of(&message).name().to_string(), encoded(message)));
+    }
+    for message in messages_of_version_2() {
+        lines.push((format!("{}-2", Kind::of(&message).name()), encoded(message)));
     }
     lines
+}
+
+fn encoded(message: Message) -> Vec<u8> {
+    let (frame, payload) = frame_of(message);
+    let mut bytes = Vec::new();
+    encode_frame(&frame, payload, &mut bytes).expect("within the limits");
+    bytes
+}
+
+fn name_of(update: &MetaUpdate) -> String {
+    format!("{update:?}").split([' ', '(', '{']).next().unwrap_or_default().to_string()
 }
 
 fn disk_bytes() -> Vec<(String, Vec<u8>)> {
@@ -239,11 +280,12 @@ fn disk_bytes() -> Vec<(String, Vec<u8>)> {
         ("superblock".to_string(), Superblock::new(owner(), 1_700_000_000).encode().to_vec()),
         ("area".to_string(), area),
     ];
-    for update in updates() {
-        let name = format!("{update:?}").split([' ', '(', '{']).next().unwrap_or_default().to_string();
+    let later = updates_of_version_2().into_iter().map(|update| (format!("batch-{}-2", name_of(&update)), update));
+    let all = updates().into_iter().map(|update| (format!("batch-{}", name_of(&update)), update)).chain(later);
+    for (name, update) in all {
         let mut batch = Vec::new();
         journal.commit(&[&[update]], &mut batch);
-        lines.push((format!("batch-{name}"), batch));
+        lines.push((name, batch));
     }
     lines
 }
@@ -306,22 +348,24 @@ fn assert_golden(file: &str, lines: &[(String, Vec<u8>)]) {
 }
 
 #[test]
-fn frames_and_greetings_have_the_bytes_of_version_1() {
-    assert_golden("wire-v1.txt", &wire_bytes());
+fn frames_and_greetings_have_the_bytes_of_version_2() {
+    assert_golden("wire-v2.txt", &wire_bytes());
 }
 
 #[test]
-fn metadata_has_the_bytes_of_version_1() {
-    assert_golden("disk-v1.txt", &disk_bytes());
+fn metadata_has_the_bytes_of_version_2() {
+    assert_golden("disk-v2.txt", &disk_bytes());
 }
 
 #[test]
 fn frames_of_every_version_are_understood() {
-    for file in ["wire-v1.txt"] {
+    for (file, later) in [("wire-v1.txt", vec![]), ("wire-v2.txt", messages_of_version_2())] {
         let kept = bytes_of(&std::fs::read_to_string(golden(file)).expect("kept"));
-        for message in messages() {
+        let name = |message: &Message| Kind::of(message).name().to_string();
+        let later = later.into_iter().map(|message| (format!("{}-2", name(&message)), message));
+        for (name, message) in messages().into_iter().map(|message| (name(&message), message)).chain(later) {
             let (frame, payload) = frame_of(message);
-            let bytes = &kept[Kind::of(&frame.message).name()];
+            let bytes = &kept[&name];
             assert_eq!(decode_frame(bytes), Ok(Decoded::Frame { frame, payload, head_bytes: bytes.len() }));
         }
     }
@@ -329,24 +373,33 @@ fn frames_of_every_version_are_understood() {
 
 #[test]
 fn metadata_of_every_version_is_loaded_and_goes_on_in_the_newest() {
-    for file in ["disk-v1.txt"] {
+    for (file, later) in [("disk-v1.txt", vec![]), ("disk-v2.txt", updates_of_version_2())] {
         let kept = bytes_of(&std::fs::read_to_string(golden(file)).expect("kept"));
         assert_eq!(Superblock::decode(&kept["superblock"]).map(|block| block.owner), Ok(owner()));
         let mut area = kept["area"].clone();
         let mut wanted = meta();
-        for update in updates() {
-            let name = format!("{update:?}").split([' ', '(', '{']).next().unwrap_or_default().to_string();
-            area.extend_from_slice(&kept[&format!("batch-{name}")]);
+        let later = later.into_iter().map(|update| (format!("batch-{}-2", name_of(&update)), update));
+        for (name, update) in
+            updates().into_iter().map(|update| (format!("batch-{}", name_of(&update)), update)).chain(later)
+        {
+            area.extend_from_slice(&kept[&name]);
             wanted.apply(&update);
             let loaded = disk::load(owner(), [&area, &[]]).expect("an old version is loaded");
             assert_eq!(loaded.meta(), &wanted);
         }
-        // The next snapshot is written in the newest version.
-        let mut journal = disk::load(owner(), [&area, &[]]).expect("an old version is loaded").with_log_bytes(0);
+        // Nothing of the newest version is appended to what an older one wrote: a snapshot comes first.
+        let mut journal = disk::load(owner(), [&area, &[]]).expect("an old version is loaded");
+        if file != "disk-v1.txt" {
+            journal = journal.with_log_bytes(0);
+        }
         let mut bytes = Vec::new();
-        let snapshot = journal.commit(&[], &mut bytes).snapshot.expect("the log is over its limit");
+        let commit = journal.commit(&[&updates_of_version_2()], &mut bytes);
+        let snapshot = commit.snapshot.expect("the log is over its limit, or old");
         let loaded = disk::load(owner(), [&area, &bytes[..snapshot.bytes]]).expect("it is whole");
         assert_eq!(loaded.meta(), &wanted);
+        let loaded = disk::load(owner(), [&area, &bytes]).expect("it is whole");
+        assert_eq!(loaded.meta(), journal.meta());
+        assert!(loaded.meta().removed);
     }
 }
 

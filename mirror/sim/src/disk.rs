@@ -123,6 +123,12 @@ impl Disk {
         id
     }
 
+    /// An empty one in its place. What the old one had in flight has nowhere to land.
+    #[must_use]
+    pub fn replaced(&self) -> Disk {
+        Disk { next: self.next, ..Disk::default() }
+    }
+
     /// True while something is in flight: the lock on the replica's file is not free.
     #[must_use]
     pub fn is_busy(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use lockstep_core::{BufId, Incarnation, Input, IoId, NodeId};
+use lockstep_core::{BufId, Epoch, Incarnation, Input, IoId, NodeId};
 
 use crate::block::Block;
 use crate::clock::Clock;
@@ -53,6 +53,8 @@ pub struct Node {
     pub down_for: Option<u64>,
     /// Nobody starts it until a script does.
     pub held_down: bool,
+    /// The replica whose files are here was removed from the volume: since when it had been one of its replicas.
+    pub removed: Option<Epoch>,
     /// The process that was last looked at, and how many grants it had taken then.
     pub grants_seen: (u64, u64),
 }
@@ -95,6 +97,7 @@ impl Node {
             running_since: 0,
             down_for: None,
             held_down: false,
+            removed: None,
             grants_seen: (0, 0),
         }
     }

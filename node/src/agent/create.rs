@@ -84,7 +84,11 @@ impl Agent {
             return Err(self.undone(spec, failure).await);
         }
         let members: Vec<u32> = spec.members().collect();
-        let request = Request::Create(proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false });
+        let request = Request::Create(proto::CreateReplicaRequest {
+            spec: Some(spec.to_proto()),
+            exists: false,
+            ..Default::default()
+        });
         let results = self.ask_all(&members, &request).await;
         if let Some((id, failure)) = results.into_iter().find_map(|(id, result)| Some((id, result.err()?))) {
             let message = format!("node {}: {}", self.cluster().name_of(id), failure.message);
@@ -136,7 +140,7 @@ impl Agent {
     pub(crate) async fn create_here(&self, spec: &Spec) -> Result<(), Failure> {
         let _part = self.part.lock().await;
         self.register_here(spec)?;
-        let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false };
+        let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: false, ..Default::default() };
         let call = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().create_replica(request)).await;
         if let Err(failure) = call {
             if let Err(error) = self.registry.forget_volume(&spec.name, spec.id) {

@@ -85,7 +85,7 @@ impl Agent {
         if deleted || self.has_part(&spec.name).await? {
             return Ok(());
         }
-        let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: true };
+        let request = proto::CreateReplicaRequest { spec: Some(spec.to_proto()), exists: true, ..Default::default() };
         rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().create_replica(request)).await?;
         tracing::info!(volume = spec.name, "member without data and without a vote");
         Ok(())

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockstep_core::{Command, NodeId, Reply};
+use lockstep_core::{Command, NodeId, Reply, Role};
 use lockstep_engine::VolumeStatus;
 use lockstep_proto::node::v1 as proto;
 use lockstep_proto::node::v1::engine_server::Engine;
@@ -62,6 +62,11 @@ impl Worker {
             // It is there and does not run: that is its status.
             Err(failure) => engine.describe_absent(volume).ok_or(failure),
         }
+    }
+
+    fn node_named(&self, field: &'static str, name: &str) -> Result<NodeId, Failure> {
+        let id = self.place.nodes.get().node(name).map(|node| node.id);
+        id.map(NodeId).ok_or_else(|| Failure::wrong_input(field, name, "no node has this name"))
     }
 
     async fn command(&self, volume: &str, command: Command) -> Result<proto::VolumeStatus, Failure> {
@@ -217,9 +222,59 @@ impl Engine for EngineService {
         &self,
         request: Request<proto::CreateReplicaRequest>,
     ) -> Result<Response<proto::CreateReplicaReply>, Status> {
-        let proto::CreateReplicaRequest { spec, exists } = request.into_inner();
-        let created = async { self.0.engine()?.create(&Spec::parse(&spec.unwrap_or_default())?, exists).await };
+        let proto::CreateReplicaRequest { spec, exists, configuration, replica } = request.into_inner();
+        let created = async {
+            let (engine, spec) = (self.0.engine()?, spec.unwrap_or_default());
+            if !exists || configuration.is_empty() {
+                return engine.create(&Spec::parse(&spec)?, exists).await;
+            }
+            input::check_name("name", &spec.name)?;
+            engine.give_part(&spec.name, &configuration, replica).await
+        };
         answer(created.await.map(|()| proto::CreateReplicaReply {}))
+    }
+
+    async fn get_configuration(
+        &self,
+        request: Request<proto::GetVolumeRequest>,
+    ) -> Result<Response<proto::VolumeConfiguration>, Status> {
+        let told = async { self.0.engine()?.configuration(&request.into_inner().volume).await };
+        answer(told.await.map(|configuration| proto::VolumeConfiguration { configuration }))
+    }
+
+    async fn add_member(
+        &self,
+        request: Request<proto::AddMemberRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        let added = async {
+            let role = match request.role() {
+                proto::Role::Replica => Role::Replica,
+                proto::Role::TieBreaker => Role::TieBreaker,
+                proto::Role::Unspecified | proto::Role::Diskless => {
+                    return Err(Failure::wrong_input("role", "", "must be replica or tie-breaker"));
+                }
+            };
+            let node = self.0.node_named("node", &request.node)?;
+            let instead_of = match request.instead_of.as_str() {
+                "" => None,
+                name => Some(self.0.node_named("instead_of", name)?),
+            };
+            self.0.command(&request.volume, Command::AddMember { node, role, instead_of }).await
+        };
+        answer(added.await)
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<proto::RemoveMemberRequest>,
+    ) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        let removed = async {
+            let node = self.0.node_named("node", &request.node)?;
+            self.0.command(&request.volume, Command::RemoveMember { node }).await
+        };
+        answer(removed.await)
     }
 
     async fn delete_replica(
@@ -304,11 +359,7 @@ impl Engine for EngineService {
         let request = request.into_inner();
         let repair_from = match request.repair_from.as_str() {
             "" => None,
-            name => {
-                let id = self.0.place.nodes.get().node(name).map(|node| node.id);
-                let unknown = || Failure::wrong_input("repair_from", name, "no node has this name");
-                Some(NodeId(id.ok_or_else(unknown)?))
-            }
+            name => Some(self.0.node_named("repair_from", name)?),
         };
         let (told, received) = tokio::sync::mpsc::channel(4);
         let worker = Arc::clone(&self.0);

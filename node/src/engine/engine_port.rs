@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lockstep_core::{AttachMode, Command, CommandError, Net, NodeId, Reply, VolumeId};
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
-    Identity, LearnNodes, LeasePort, LoopSession, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd,
+    GivePart, Identity, LearnNodes, LeasePort, LoopSession, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd,
     StopFrontEnd, VolumeEntry, VolumeState, VolumeStatus,
 };
 use lockstep_proto::node::v1 as proto;
@@ -153,19 +153,27 @@ impl EnginePort {
             Err(CreateVolume::Exists(_)) if self.entry(&spec.name).and_then(|entry| entry.volume) == Some(volume) => {
                 Ok(())
             }
-            Err(CreateVolume::Exists(_)) => {
-                Err(Failure::state_forbids(format!("another volume is named {:?} there", spec.name)))
-            }
-            Err(error @ CreateVolume::NoLeases) => {
-                Err(Failure::state_forbids(format!("{error}: name one as this.kubeconfig in its cluster file")))
-            }
-            Err(CreateVolume::NoPool) => Err(Failure::state_forbids("its pool is not open")),
-            Err(CreateVolume::Config(reason)) => Err(Failure::wrong_input("spec", &spec.name, reason)),
-            Err(error @ (CreateVolume::Files(_) | CreateVolume::Start(_))) => {
-                Err(Failure::of_host("create the volume", &error))
-            }
-            Err(CreateVolume::Stopping) => Err(Failure::not_reachable("the engine is stopping")),
+            Err(error) => Err(explain_create(&spec.name, error)),
         }
+    }
+
+    /// Gives this node a part of a volume that exists: an empty replica, or memory.
+    pub(super) async fn give_part(&self, name: &str, configuration: &[u8], replica: bool) -> Result<(), Failure> {
+        let wrong = |reason: String| Failure::wrong_input("configuration", "", reason);
+        let config = lockstep_engine::decode_configuration(configuration).map_err(wrong)?;
+        let (engine, owned) = (Arc::clone(&self.engine), name.to_owned());
+        let given = blocking("make the part", move || engine.give_part(&owned, config, replica)).await?;
+        given.map_err(|error| match error {
+            GivePart::Create(error) => explain_create(name, error),
+            GivePart::Find(error) => explain_find(&error),
+            GivePart::Attached(_) | GivePart::Other(_) => Failure::state_forbids(error.to_string()),
+            error @ (GivePart::Open { .. } | GivePart::Delete { .. }) => Failure::of_host("make the part", &error),
+        })
+    }
+
+    /// The configuration of a volume, as another node's part needs it.
+    pub(super) async fn configuration(&self, name: &str) -> Result<Vec<u8>, Failure> {
+        Ok(lockstep_engine::encode_configuration(&self.status(name).await?.core.config))
     }
 
     /// Deletes a volume, if it is the one of this identity. Says whether it was there.
@@ -452,6 +460,19 @@ fn explain_find(error: &FindVolume) -> Failure {
     }
 }
 
+fn explain_create(name: &str, error: CreateVolume) -> Failure {
+    match error {
+        CreateVolume::Exists(_) => Failure::state_forbids(format!("another volume is named {name:?} there")),
+        error @ CreateVolume::NoLeases => {
+            Failure::state_forbids(format!("{error}: name one as this.kubeconfig in its cluster file"))
+        }
+        CreateVolume::NoPool => Failure::state_forbids("its pool is not open"),
+        CreateVolume::Config(reason) => Failure::wrong_input("spec", name, reason),
+        error @ (CreateVolume::Files(_) | CreateVolume::Start(_)) => Failure::of_host("create the volume", &error),
+        CreateVolume::Stopping => Failure::not_reachable("the engine is stopping"),
+    }
+}
+
 fn explain_command(volume: &str, names: &[(NodeId, String)], error: CommandError) -> Failure {
     let what = |text: &str| format!("volume {volume:?}: {text}");
     match error {
@@ -462,6 +483,11 @@ fn explain_command(volume: &str, names: &[(NodeId, String)], error: CommandError
         }
         CommandError::AttachState { reason } | CommandError::Forbidden { reason } => {
             Failure::state_forbids(what(&reason))
+        }
+        CommandError::Silent { node } => {
+            let name =
+                names.iter().find(|(id, _)| *id == node).map_or_else(|| node.to_string(), |(_, name)| name.clone());
+            Failure::not_reachable(what(&format!("node {name} does not answer")))
         }
         CommandError::NoUpToDateReplica => Failure::not_reachable(what("no up-to-date replica can be reached")),
         CommandError::NoQuorum => {

@@ -189,6 +189,7 @@ fn this_node(status: &VolumeStatus, cluster: &Cluster) -> proto::ThisNode {
         DiskState::Outdated => proto::DiskState::Outdated,
         DiskState::Diskless => proto::DiskState::Diskless,
         DiskState::Failed(_) => proto::DiskState::Failed,
+        DiskState::Removed => proto::DiskState::Removed,
     });
     this.set_role(role(&core.config, core.node));
     // By the configuration: the core's own mark is off for a moment while it changes to another one.
@@ -222,6 +223,7 @@ fn reason(core: &Status, cluster: &Cluster) -> String {
         DiskState::Failed(reason) => reason.clone(),
         DiskState::Inconsistent => "resync brings it up to date".to_owned(),
         DiskState::Outdated => "others went on without it".to_owned(),
+        DiskState::Removed => "it was removed from the volume, and can be deleted".to_owned(),
         DiskState::UpToDate | DiskState::Diskless => String::new(),
     }
 }
@@ -312,6 +314,9 @@ fn describe(event: &Event, cluster: &Cluster) -> (&'static str, String) {
         Event::ShardLost { shard, reason } => ("shard_lost", format!("grant Lease {shard} cannot be used: {reason}")),
         Event::RegisterFound => ("register_found", "the configuration can change again".to_owned()),
         Event::Reconciled { epoch, blocks } => ("reconciled", format!("{blocks} blocks in epoch {epoch}")),
+        Event::Removed { epoch } => {
+            ("removed", format!("this node's replica is not the volume's any more since epoch {epoch}"))
+        }
         Event::Left { node, incarnation } => {
             ("left", format!("node {} (incarnation {incarnation}) left as planned", name(node)))
         }

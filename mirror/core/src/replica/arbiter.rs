@@ -11,13 +11,14 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::change::{Change, Planned};
 use super::durable::After;
+use super::members::can_decide;
 use crate::config::Config;
 use crate::ids::{NodeId, RequestTag, Time, VoterId};
 use crate::message::{Ballot, Message};
 use crate::meta::{MetaUpdate, VoterState};
 
 /// Voters by node.
-type Voters = BTreeMap<NodeId, VoterId>;
+pub(super) type Voters = BTreeMap<NodeId, VoterId>;
 
 /// A round under way.
 #[derive(Clone, Debug)]
@@ -223,8 +224,11 @@ impl Replica {
 
     fn try_phase_two(&mut self) {
         let any_identity = self.broken(broken!(TieBreakerForgets));
+        let new_alone = self.broken(broken!(VotersWithoutOldMajority));
         let Some(round) = self.proposer.round.as_mut().filter(|r| r.value.is_none()) else { return };
-        if !round.sets.iter().all(|set| majority(set, &round.promises, any_identity)) {
+        // Half of a cut would change the voters by the word of those that come (broken variant 73).
+        let by_new_alone = matches!(round.change, Change::Members { .. }) && new_alone;
+        if !by_new_alone && !round.sets.iter().all(|set| majority(set, &round.promises, any_identity)) {
             return;
         }
         let current = round.highest.as_ref().map_or_else(|| Box::new(self.known.clone()), |(_, c)| c.clone());
@@ -239,6 +243,9 @@ impl Replica {
                 if matches!(round.change, Change::RemoveVoter { .. })
                     && !majority(&config.voters, &round.promises, any_identity) =>
             {
+                Planned::Impossible("the voters that remain could not decide")
+            }
+            Planned::Next(config) if !can_decide(&round.change, &config, &round.promises) => {
                 Planned::Impossible("the voters that remain could not decide")
             }
             planned => planned,
@@ -259,6 +266,9 @@ impl Replica {
             }
             _ => base,
         };
+        if by_new_alone {
+            round.sets.clear();
+        }
         if !round.sets.contains(&value.voters) {
             round.sets.push(value.voters.clone());
         }
@@ -337,7 +347,7 @@ impl Replica {
 }
 
 /// True if a majority of the set has answered, each under the identity that the set names.
-fn majority(set: &Voters, answered: &Voters, any_identity: bool) -> bool {
+pub(super) fn majority(set: &Voters, answered: &Voters, any_identity: bool) -> bool {
     let agreed = set.iter().filter(|(n, id)| answered.get(n).is_some_and(|a| a == *id || any_identity)).count();
     agreed * 2 > set.len()
 }

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use super::members::Wanted;
 use crate::config::{AttachMode, Attachment, Config, Joining};
 use crate::ids::{Epoch, Incarnation, NodeId, VoterId};
 use crate::message::Class;
@@ -19,7 +20,7 @@ pub(super) enum Change {
     ExpelSuspects { out: Vec<(NodeId, Incarnation)>, by: (NodeId, Incarnation) },
     /// A configuration that was decided late lists only runs that have left as planned: the survivors of the view in
     /// which they left go on. Who left promised nobody to come back, so nobody can have served in what is overruled.
-    Overrule { survivors: Vec<(NodeId, Incarnation)>, left: Vec<(NodeId, Incarnation)>, epoch: Epoch },
+    Overrule { survivors: Vec<Survivor>, left: Vec<(NodeId, Incarnation)>, epoch: Epoch },
     /// This node's replica failed; its attachment stays.
     DropReplica(NodeId, Incarnation),
     /// First swap of entering.
@@ -48,6 +49,17 @@ pub(super) enum Change {
     AddVoter { node: NodeId, voter: VoterId },
     /// Take a node's vote.
     RemoveVoter { node: NodeId },
+    /// A member comes, goes, or takes another's place; a vote that begins in the same swap, and who wants it.
+    Members { wanted: Wanted, voter: Option<VoterId>, by: (NodeId, Incarnation) },
+}
+
+/// A member of a view that goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Survivor {
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    /// See [`Config::replica_since`].
+    pub since: Epoch,
 }
 
 /// What planning a change gives.
@@ -70,6 +82,7 @@ impl Change {
         next.epoch = Epoch(now.epoch.0 + 1);
         match self {
             Change::Learn => return Planned::Already,
+            Change::Members { wanted, voter, by } => return wanted.plan(now, *voter, *by),
             Change::ExpelSuspects { by: (node, incarnation), .. } if !now.is_in_sync(*node, *incarnation) => {
                 return Planned::Impossible("who suspects is not in sync any more");
             }
@@ -92,10 +105,16 @@ impl Change {
                 for node in now.in_sync.keys() {
                     next.last_in_sync.insert(*node, *epoch);
                 }
-                next.in_sync = survivors.iter().copied().collect();
+                next.in_sync = survivors.iter().map(|s| (s.node, s.incarnation)).collect();
+                for Survivor { node, since, .. } in survivors.iter().filter(|s| !now.replicas.contains(&s.node)) {
+                    // What is overruled had removed it.
+                    next.replicas.insert(*node);
+                    next.added.extend((*since != Epoch(0)).then_some((*node, *since)));
+                    next.tie_breaker = next.tie_breaker.filter(|other| other != node);
+                }
                 next.joining.clear();
                 next.attached.retain(|n, a| !left.contains(&(*n, a.incarnation)));
-                for (node, _) in survivors {
+                for Survivor { node, .. } in survivors {
                     next.last_in_sync.remove(node);
                 }
             }
@@ -251,7 +270,7 @@ fn end_older_attachment(next: &mut Config, node: NodeId, incarnation: Incarnatio
 }
 
 /// Takes a replica out of `in_sync` or `joining`; who pulled from it gets another source.
-fn remove_replica(next: &mut Config, node: NodeId, incarnation: Incarnation, epoch: Epoch) {
+pub(super) fn remove_replica(next: &mut Config, node: NodeId, incarnation: Incarnation, epoch: Epoch) {
     if next.is_in_sync(node, incarnation) {
         next.in_sync.remove(&node);
         next.last_in_sync.insert(node, epoch);

@@ -55,6 +55,13 @@ impl Replica {
         if listed && self.meta.dirty.contains_key(&me) {
             updates.push(MetaUpdate::DirtyEnd(me));
         }
+        let kept_of_removed = self.broken(broken!(RemovedComesBack));
+        for peer in self.meta.dirty.keys().filter(|n| **n != me && !next.config.replicas.contains(n)) {
+            // Nothing is owed to a replica that never comes back.
+            if !kept_of_removed {
+                updates.push(MetaUpdate::DirtyEnd(*peer));
+            }
+        }
         let others: Vec<NodeId> = next.config.replicas.iter().copied().filter(|n| *n != me).collect();
         let was_in_sync = self.view.config.in_sync.contains_key(&me) && self.view.in_sync & self.view.bit(me) != 0;
         for peer in others {

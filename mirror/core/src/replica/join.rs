@@ -152,7 +152,8 @@ impl Replica {
         }
         let size = self.view.config.size_blocks;
         let unit = region_blocks(size);
-        let everything = self.meta.dirty.contains_key(&self.node);
+        // It was empty when it was added, or was given up: whatever the source's map says.
+        let everything = self.meta.dirty.contains_key(&self.node) && !self.broken(broken!(EmptyByBitmap));
         let own_kept = self.broken(broken!(OwnUnsentWritesKept));
         let me = self.node;
         let Some(join) = self.join.as_mut().filter(|j| j.phase == Phase::Waiting) else { return };
@@ -202,9 +203,10 @@ impl Replica {
         if !self.view.is_in_sync(self.node, self.incarnation) || self.view.joining & self.view.bit(node) == 0 {
             return;
         }
-        let since = self.last_in_sync(peer).unwrap_or_default();
+        let last = self.last_in_sync(peer);
+        let since = last.unwrap_or_default();
         let gap = self.broken(broken!(DirtyGapAccepted));
-        let map = self.meta.dirty.get(&peer).filter(|m| m.since == since || gap);
+        let map = self.meta.dirty.get(&peer).filter(|m| Some(m.since) == last || gap);
         let mut chunks: Vec<(u64, Chunk, Chunk)> = Vec::new();
         let mut next = None;
         if let Some(map) = map {
@@ -377,6 +379,9 @@ impl Replica {
         if round == super::reconcile::RECONCILE_ROUND {
             return self.on_fetched(id, buf);
         }
+        if self.meta.removed {
+            return self.release(Some(buf));
+        }
         let range = self.join.as_ref().and_then(|j| j.pulls.get(&id)).map(|p| p.range);
         if let Some(range) = range.filter(|_| self.can_hold_data())
             && !self.ensure_intent(range)
@@ -535,7 +540,9 @@ impl Replica {
 
     /// Swaps that this replica wants in order to enter.
     pub(super) fn wanted_of_joiner(&mut self) -> Option<Change> {
-        if !self.can_hold_data() || self.view.is_in_sync(self.node, self.incarnation) || self.leaving.marked {
+        let outside = !self.known.replicas.contains(&self.node);
+        if !self.can_hold_data() || outside || self.view.is_in_sync(self.node, self.incarnation) || self.leaving.marked
+        {
             return None;
         }
         let (node, incarnation) = (self.node, self.incarnation);

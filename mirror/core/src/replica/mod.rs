@@ -12,7 +12,7 @@
 //! | `grants` | policing: who may write which range now |
 //! | `apply`, `intent` | the replica's disk: admission, intervals, write intent, dirty bitmaps |
 //! | `reconcile`, `join`, `verify` | making replicas equal: after a death, when one returns, on request |
-//! | `leave`, `operator` | planned leaving; commands |
+//! | `leave`, `operator`, `members` | planned leaving; commands; who holds replicas and votes |
 //! | `durable` | what waits for metadata to be durable |
 
 #[cfg(feature = "broken")]
@@ -39,6 +39,7 @@ mod intent;
 mod invariants;
 mod join;
 mod leave;
+mod members;
 mod operator;
 mod peer;
 mod read;

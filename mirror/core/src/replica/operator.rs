@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::arbiter::Outcome;
 use super::change::Change;
+use super::members::Wanted;
 use crate::config::{AttachMode, Attachment, Config, Generation};
 use crate::effect::Effect;
 use crate::ids::{CommandId, Epoch, NodeId, Time, VoterId};
@@ -37,6 +38,7 @@ pub(super) struct Operator {
     detach: Option<Pending>,
     resize: Option<(Pending, u64)>,
     priority: Option<(Pending, Class)>,
+    members: Option<(Pending, Wanted)>,
     /// A force, or the giving up of a generation.
     generation: Option<CommandId>,
 }
@@ -55,12 +57,18 @@ impl Operator {
         self.detach.is_some()
     }
 
+    /// A member is to come or go.
+    pub fn changes_members(&self) -> bool {
+        self.members.is_some()
+    }
+
+    pub fn begin_members(&mut self, command: CommandId, wanted: Wanted, now: Time) {
+        self.members = Some((Pending { command, until: now.after(PATIENCE) }, wanted));
+    }
+
     pub fn is_busy(&self) -> bool {
-        self.resume.is_some()
-            || self.attach.is_some()
-            || self.detach.is_some()
-            || self.resize.is_some()
-            || self.priority.is_some()
+        let asked = self.attach.is_some() || self.detach.is_some() || self.resize.is_some();
+        asked || self.resume.is_some() || self.priority.is_some() || self.members.is_some()
     }
 }
 
@@ -89,6 +97,10 @@ impl Replica {
                 self.give_up_attach(CommandError::Forbidden { reason });
                 self.answer(id, Ok(Reply::Done));
             }
+            Command::AddMember { node, role, instead_of } => {
+                self.on_change_members(id, Wanted::Add { node, role, instead_of });
+            }
+            Command::RemoveMember { node } => self.on_change_members(id, Wanted::Remove { node }),
             Command::SetPriority { class } => self.on_set_priority(id, class),
             Command::TakeGrants => self.on_take_grants(id),
             Command::Detach => self.on_detach(id),
@@ -220,6 +232,9 @@ impl Replica {
         if let Some((_, class)) = self.operator.priority {
             return Some(Change::SetPriority { class });
         }
+        if let Some((_, wanted)) = self.operator.members {
+            return self.wanted_members(wanted);
+        }
         let (_, blocks) = self.operator.resize?;
         Some(Change::Resize { blocks })
     }
@@ -238,6 +253,11 @@ impl Replica {
                 if let Some((pending, _, false)) = self.operator.attach {
                     self.operator.attach = None;
                     self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder: *holder }));
+                }
+            }
+            (Change::Members { wanted, .. }, Outcome::Impossible(why)) => {
+                if let Some((pending, _)) = self.operator.members.take_if(|(_, asked)| *asked == *wanted) {
+                    self.answer(pending.command, Err(Self::members_refused(*wanted, why)));
                 }
             }
             _ => self.operator_view_changed(),
@@ -263,6 +283,12 @@ impl Replica {
             && self.view.config.priority == class
         {
             self.operator.priority = None;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
+        if let Some((pending, wanted)) = self.operator.members
+            && wanted.is_done(&self.view.config)
+        {
+            self.operator.members = None;
             self.answer(pending.command, Ok(Reply::Done));
         }
         if let Some(command) = self.operator.generation
@@ -324,6 +350,11 @@ impl Replica {
         if let Some((pending, _)) = self.operator.priority.filter(|(p, _)| late(p)) {
             self.operator.priority = None;
             self.answer(pending.command, Err(CommandError::NoQuorum));
+        }
+        if let Some((pending, wanted)) = self.operator.members.filter(|(p, _)| late(p)) {
+            self.operator.members = None;
+            let error = self.members_late(wanted);
+            self.answer(pending.command, Err(error));
         }
         if let Some((pending, _)) = self.operator.resize.filter(|(p, _)| late(p)) {
             self.operator.resize = None;

@@ -376,6 +376,8 @@ impl Replica {
         self.leave_session_opened(node);
         self.reconcile_session_opened(node);
         self.policing_session_opened(node);
+        // Reads that this peer is to serve wait for a session with it, and perhaps for nothing else.
+        self.again |= !self.waiting.is_empty();
     }
 
     pub(super) fn on_heartbeat(&mut self, node: NodeId, conn: ConnId, stamp: Stamp, heartbeat: &Message) {
@@ -450,12 +452,14 @@ impl Replica {
             // Takes a late report about an older run for one about the present run.
             self.known.incarnation_of(node).unwrap_or(incarnation)
         } else {
-            incarnation
+            // Of two runs of one node the older has ended by the time when the newer does.
+            self.known.incarnation_of(node).filter(|run| *run < incarnation).unwrap_or(incarnation)
         };
         let recoverable = self.known.attached.get(&node).is_some_and(|a| a.incarnation == listed && a.recoverable);
         if restarting && recoverable {
             self.hold_expulsion.insert((node, listed), self.now.after(self.timing.restart_hold));
         }
         self.exited.insert((node, listed));
+        self.exited.insert((node, incarnation));
     }
 }

@@ -45,6 +45,9 @@ impl Replica {
     }
 
     fn disk_state(&self) -> DiskState {
+        if self.meta.removed {
+            return DiskState::Removed;
+        }
         if let Some(reason) = &self.disk.failed {
             return DiskState::Failed(String::from(reason));
         }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::Replica;
 use super::arbiter::Outcome;
-use super::change::Change;
+use super::change::{Change, Survivor};
 use super::view::lists;
 use crate::config::AttachMode;
 use crate::effect::{Effect, Event};
@@ -41,7 +41,10 @@ impl Replica {
                 (true, _) => None,
                 (false, true) if self.known.in_sync.iter().all(|(n, i)| listed.contains(&(*n, *i))) => {
                     let granting = self.view.granting_node() == Some(self.node);
-                    let run = |n: NodeId| self.view.config.in_sync.get(&n).map(|i| (n, *i));
+                    let run = |node: NodeId| {
+                        let incarnation = *self.view.config.in_sync.get(&node)?;
+                        Some(Survivor { node, incarnation, since: self.view.config.replica_since(node)? })
+                    };
                     let survivors = self.view.nodes(self.view.in_sync).filter_map(run).collect();
                     let epoch = self.view.config.epoch;
                     granting.then_some(Change::Overrule { survivors, left: listed, epoch })
@@ -152,7 +155,9 @@ impl Replica {
         if !self.can_hold_data() {
             return None;
         }
-        let from = self.known.in_sync.get(&self.node).copied().filter(|i| *i != self.incarnation)?;
+        // What was empty when it was added holds nothing of what an earlier run held.
+        let empty = self.meta.dirty.contains_key(&self.node) && !self.broken(broken!(EmptyStartsAlone));
+        let from = self.known.in_sync.get(&self.node).copied().filter(|i| *i != self.incarnation && !empty)?;
         if self.marks.contains(&(self.node, from)) {
             return None;
         }
@@ -220,7 +225,7 @@ impl Replica {
 
     /// True if the data here may become, or is, part of the volume.
     pub(super) fn can_hold_data(&self) -> bool {
-        self.meta.has_data && self.disk.failed.is_none() && !self.meta_lost
+        self.meta.has_data && !self.meta.removed && self.disk.failed.is_none() && !self.meta_lost
     }
 
     /// Voters follow what is in sync: all nodes as long as somebody could come back, the last one alone otherwise.
@@ -231,7 +236,7 @@ impl Replica {
         let config = &self.view.config;
         let alone = self.view.in_sync == self.view.bit(self.node) && self.view.joining == 0;
         let replica_back = config.replicas.iter().any(|n| *n != self.node && self.is_heard(*n));
-        if alone && !replica_back && config.replicas.len() > 1 {
+        if alone && !replica_back {
             // Who cannot be reached goes first: those that remain have to decide it.
             let others = || config.voters.keys().rev().filter(|n| **n != self.node).copied();
             let node = others().find(|n| !self.has_session(*n)).or_else(|| others().next())?;
@@ -242,13 +247,26 @@ impl Replica {
             return (config.voters.len() > 1 && node != self.node).then_some(Change::RemoveVoter { node });
         }
         let wanted = config.tie_breaker.iter().chain(&config.replicas);
-        let node =
-            wanted.copied().find(|n| !config.voters.contains_key(n) && (*n == self.node || self.has_session(*n)))?;
+        let missing = |n: &NodeId| !config.voters.contains_key(n) && (*n == self.node || self.has_session(*n));
+        let Some(node) = wanted.copied().find(missing) else {
+            let stray = config.voters.keys().find(|n| config.role_of(**n).is_none()).copied();
+            return stray.map(|node| Change::RemoveVoter { node });
+        };
+        if self.operator.changes_members() {
+            // A vote that begins with its member may be on its way.
+            return None;
+        }
+        let voter = self.admit_voter(node)?;
+        Some(Change::AddVoter { node, voter })
+    }
+
+    /// Asks a node to begin a voter's memory; its identity, once it has.
+    pub(super) fn admit_voter(&mut self, node: NodeId) -> Option<VoterId> {
         if let Some((asked, voter, at)) = self.admitting
             && asked == node
         {
             if self.admitted {
-                return Some(Change::AddVoter { node, voter });
+                return Some(voter);
             }
             if self.now.since(at) < self.timing.retry {
                 return None;
@@ -283,7 +301,8 @@ impl Replica {
         if member {
             return self.wanted_of_cut_off_diskless();
         }
-        let interested = self.meta.has_data || self.operator.wants_attachment();
+        let holds = self.meta.has_data && !self.meta.removed;
+        let interested = holds || self.operator.wants_attachment();
         if !interested || told || self.learn_at > self.now {
             return None;
         }
@@ -318,6 +337,10 @@ impl Replica {
         match change {
             Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } | Change::SetPriority { .. } => {
                 self.operator_change_ended(change, &outcome)
+            }
+            Change::Members { .. } => {
+                self.admitting = None;
+                self.operator_change_ended(change, &outcome);
             }
             Change::AddVoter { .. } => self.admitting = None,
             _ => {}

@@ -73,6 +73,11 @@ impl View {
         self.config.replicas.iter().enumerate().filter(move |(slot, _)| slots >> slot & 1 == 1).map(|(_, n)| *n)
     }
 
+    /// The slots that these nodes have here.
+    pub fn slots_of(&self, nodes: impl Iterator<Item = NodeId>) -> Slots {
+        nodes.fold(0, |slots, node| slots | self.bit(node))
+    }
+
     /// Who takes part: in-sync, joining or attached, and has not left.
     pub fn members(&self) -> BTreeMap<NodeId, Incarnation> {
         let mut members = self.config.members();
@@ -195,6 +200,10 @@ impl Replica {
             if !self.broken(broken!(LowerEpochAccepted)) {
                 updates.push(MetaUpdate::Config(Box::new(next.config.clone())));
             }
+            if self.is_removed_by(&next.config) {
+                updates.push(MetaUpdate::Removed);
+                self.out.push(Effect::Event(Event::Removed { epoch: next.config.epoch }));
+            }
             if lists(&next.config, self.node, self.incarnation) {
                 updates.push(MetaUpdate::Started { incarnation: self.incarnation, boot: self.boot });
             }
@@ -224,6 +233,7 @@ impl Replica {
             // Numbers of grants are compared within a generation only, like those of epochs.
             self.grants = super::grants::Grants::default();
         }
+        self.renumber_places(&old);
         let members = self.view.members();
         self.note_removed(&old, &members);
         let before = old.members();

@@ -104,6 +104,14 @@ impl Window {
         }
     }
 
+    /// Places in the list of replicas have changed.
+    pub fn renumber(&mut self, moved: impl Fn(Slots) -> Slots) {
+        for write in self.entries.iter_mut().flatten() {
+            write.acked = moved(write.acked);
+            write.sent = moved(write.sent);
+        }
+    }
+
     pub fn ids(&self) -> Vec<WriteId> {
         self.iter().map(|(id, _)| id).collect()
     }
@@ -382,7 +390,10 @@ impl Replica {
         self.forget_failed();
         // Who may have been out and back in between has to acknowledge again.
         let next = self.view.config.epoch.0 <= old.config.epoch.0 + 1;
-        let stayed = if next { self.view.written() & old.written() } else { self.view.in_sync & old.in_sync };
+        let stayed = match next {
+            true => self.view.written() & self.view.slots_of(old.nodes(old.written())),
+            false => self.view.in_sync & self.view.slots_of(old.nodes(old.in_sync)),
+        };
         // A joining replica begins a new round with nothing touched: what it applied before it would pull over.
         let view = stayed & !self.view.joining;
         let me = self.view.bit(self.node);

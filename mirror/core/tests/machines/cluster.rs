@@ -63,6 +63,7 @@ impl Cluster {
             joining: BTreeMap::new(),
             attached: BTreeMap::new(),
             last_in_sync: BTreeMap::new(),
+            added: BTreeMap::new(),
             requests: BTreeMap::new(),
         };
         let node = |id: NodeId| {

@@ -55,6 +55,7 @@ fn main() {
         joining: BTreeMap::new(),
         attached: BTreeMap::new(),
         last_in_sync: BTreeMap::new(),
+        added: BTreeMap::new(),
         requests: BTreeMap::new(),
         priority: Default::default(),
     };

@@ -35,6 +35,7 @@ fn config() -> Config {
         joining: BTreeMap::new(),
         attached: BTreeMap::new(),
         last_in_sync: BTreeMap::new(),
+        added: BTreeMap::new(),
         requests: BTreeMap::new(),
         priority: Default::default(),
     }

@@ -18,6 +18,9 @@ use crate::socket;
 const DIAL_AGAIN_NANOS: u64 = 20_000_000;
 /// The longest wait between two dials: a peer that came back is found within half a second.
 const DIAL_AGAIN_NANOS_MAX: u64 = 500_000_000;
+/// So often somebody is found to listen, and does not call: then it is called. It may not know that it should call, or not want to
+/// (a member that removed this one).
+const PROBES_MAX: u32 = 8;
 /// So often it is looked whether peers have come or gone, beside events that say so.
 const LOOK_AGAIN_NANOS: u64 = 1_000_000_000;
 
@@ -36,6 +39,8 @@ struct Dial {
     /// A greeting is under way.
     busy: bool,
     probe: bool,
+    /// Probes that found somebody.
+    found: u32,
 }
 
 /// When to dial whom.
@@ -80,7 +85,7 @@ impl Volume {
             dial.busy = true;
             let ends = Ends { from: own, to: *peer };
             let call = Call { purpose: Purpose::Volume(self.id), net: *net, ends };
-            due.push(DialWanted { call, probe: dial.probe });
+            due.push(DialWanted { call, probe: dial.probe && dial.found < PROBES_MAX });
         }
         due
     }
@@ -100,7 +105,7 @@ impl Volume {
         }
         self.dials.dials.retain(|key, dial| dial.busy || wanted.contains_key(key));
         for (key, probe) in wanted {
-            let dial = Dial { next: io.now, wait: DIAL_AGAIN_NANOS, busy: false, probe };
+            let dial = Dial { next: io.now, wait: DIAL_AGAIN_NANOS, busy: false, probe, found: 0 };
             self.dials.dials.entry(key).or_insert(dial).probe = probe;
         }
     }
@@ -130,9 +135,11 @@ impl Volume {
         self.reap_links(io);
     }
 
-    /// A dial came to nothing. `refused`: nobody listens there.
-    pub(crate) fn dial_failed(&mut self, peer: NodeId, net: Net, refused: bool, io: &mut Io) {
+    /// A dial came to nothing. `found`: whether somebody listens there, if that is known.
+    pub(crate) fn dial_failed(&mut self, peer: NodeId, net: Net, found: Option<bool>, io: &mut Io) {
+        let refused = found == Some(false);
         if let Some(dial) = self.dials.dials.get_mut(&(peer, net)) {
+            dial.found = if found == Some(true) { dial.found + 1 } else { 0 };
             dial.busy = false;
             dial.next = io.now.after(dial.wait);
             dial.wait = (dial.wait * 2).min(DIAL_AGAIN_NANOS_MAX);

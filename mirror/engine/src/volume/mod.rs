@@ -94,7 +94,9 @@ impl Volume {
             None => None,
         };
         let identity = io.shared.identity;
-        let setup = Setup::new(identity.incarnation, identity.boot, journal_meta, Timing::PRODUCTION);
+        // A part that this engine made while it ran has a run of its own.
+        let incarnation = identity.incarnation.max(journal_meta.incarnation);
+        let setup = Setup::new(incarnation, identity.boot, journal_meta, Timing::PRODUCTION);
         let id = meta.meta().config.volume;
         let mut volume = Volume {
             index,

@@ -1,6 +1,7 @@
 //! Engines of one cluster in one process, each with its own loops, addresses and directories.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,14 +11,14 @@ use lockstep_engine::core::{
     AttachMode, BlockRange, Command, CommandError, Config, Epoch, Generation, NodeId, Op, Reply, Settings, VolumeId,
     VoterId,
 };
-use lockstep_engine::{Engine, EngineConfig, NodeAddress, RequestResult, VolumeStatus};
+use lockstep_engine::{Engine, EngineConfig, NodeAddress, RequestResult, StartEngine, VolumeStatus};
 
 /// Waits end here: far beyond every time limit of the core, so that only a bug reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
-/// A cluster of three nodes. The first two hold replicas, the third votes.
+/// A cluster of three nodes, or more. The first two hold replicas, the third votes.
 pub struct Cluster {
     dir: PathBuf,
     pub nodes: Vec<NodeAddress>,
@@ -26,27 +27,31 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start(name: &str) -> Cluster {
+        Cluster::start_with(name, 3)
+    }
+
+    pub fn start_with(name: &str, count: u32) -> Cluster {
         if std::env::var_os("LOCKSTEP_LOG").is_some() {
             let _ = tracing_subscriber::fmt().with_env_filter("debug").with_writer(std::io::stderr).try_init();
         }
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("lockstep-{name}-{}-{number}", std::process::id()));
-        let ports: Vec<u16> = (0..6)
+        let ports: Vec<u16> = (0..count * 2)
             .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
             .collect::<Vec<_>>()
             .iter()
             .map(|socket| socket.local_addr().unwrap().port())
             .collect();
-        let nodes = (1..=3)
+        let nodes = (1..=count)
             .map(|id: u32| NodeAddress {
                 id: NodeId(id),
                 name: format!("n{id}"),
                 ordinary: format!("127.0.0.1:{}", ports[id as usize - 1]).parse().unwrap(),
-                dedicated: Some(format!("127.0.0.1:{}", ports[id as usize + 2]).parse().unwrap()),
+                dedicated: Some(format!("127.0.0.1:{}", ports[(count + id) as usize - 1]).parse().unwrap()),
             })
             .collect();
         let mut cluster = Cluster { dir, nodes, engines: BTreeMap::new() };
-        (1..=3).for_each(|id| cluster.start_node(id));
+        (1..=count).for_each(|id| cluster.start_node(id));
         cluster
     }
 
@@ -66,7 +71,12 @@ impl Cluster {
             pool: Some(pool),
             leases: None,
         };
-        self.engines.insert(id, Engine::start(config).unwrap());
+        // A run that has just ended holds its address until its ring is gone.
+        let started = await_state(|| match Engine::start(config.clone()) {
+            Err(StartEngine::Listen { source, .. }) if source.kind() == ErrorKind::AddrInUse => None,
+            result => Some(result),
+        });
+        self.engines.insert(id, started.expect("its address becomes free").unwrap());
     }
 
     /// Ends an engine without leaving: to its peers it looks like a crash of the process.
@@ -90,6 +100,7 @@ impl Cluster {
             joining: BTreeMap::new(),
             attached: BTreeMap::new(),
             last_in_sync: BTreeMap::new(),
+            added: BTreeMap::new(),
             requests: BTreeMap::new(),
             priority: Default::default(),
         };

@@ -3,4 +3,5 @@
 
 mod cluster;
 mod links;
+mod members;
 mod mirror;

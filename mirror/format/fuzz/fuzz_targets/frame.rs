@@ -16,9 +16,10 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(again, &bytes[..head_bytes]);
     }
     let Some((number, body)) = bytes.split_first() else { return };
-    let kind = Kind::ALL[usize::from(*number) % Kind::ALL.len()];
+    let kind = Kind::ALL[usize::from(*number & 0x7f) % Kind::ALL.len()];
+    let version = if number & 0x80 == 0 { ProtocolVersion::V1 } else { ProtocolVersion::V2 };
     let header = |payload| Header {
-        version: ProtocolVersion::V1,
+        version,
         kind,
         stamp: Stamp::default(),
         body_bytes: body.len(),

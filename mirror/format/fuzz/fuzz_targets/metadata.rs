@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     // The first two bytes cut the rest into a snapshot and the updates of a batch.
     let Some((cut, rest)) = bytes.split_first_chunk::<2>() else { return };
     let (snapshot, updates) = rest.split_at(usize::from(u16::from_le_bytes(*cut)).min(rest.len()));
-    let mut area = area(snapshot);
+    let mut area = area(snapshot, if bytes.len().is_multiple_of(2) { 1 } else { 2 });
     batch(updates, &mut area);
     if let Ok(journal) = load(OWNER, [&area, &[]]) {
         let wanted = journal.meta().clone();
@@ -34,10 +34,11 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 /// An area as `docs/disk-format.md` says, with any content for a snapshot.
-fn area(snapshot: &[u8]) -> Vec<u8> {
+fn area(snapshot: &[u8], version: u8) -> Vec<u8> {
     let mut content = snapshot.to_vec();
     content.resize(content.len().next_multiple_of(ALIGN), 0);
-    let mut bytes = b"LKSA\x01\0\0\0".to_vec();
+    let mut bytes = b"LKSA".to_vec();
+    bytes.extend_from_slice(&[version, 0, 0, 0]);
     bytes.extend_from_slice(&OWNER.volume.0);
     bytes.extend_from_slice(&OWNER.node.0.to_le_bytes());
     bytes.extend_from_slice(&crc32c(&content).to_le_bytes());

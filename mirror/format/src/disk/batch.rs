@@ -14,7 +14,7 @@
 use lockstep_core::MetaUpdate;
 
 use super::update::{UPDATE_BYTES_MIN, put_update, take_update};
-use super::{ALIGN, Owner, pad};
+use super::{ALIGN, DiskVersion, Owner, pad};
 use crate::bytes::{DecodeValue, Reader, Writer};
 use crate::{crc32c, crc32c_append};
 
@@ -84,11 +84,11 @@ impl Head {
     }
 
     /// Decodes the content.
-    pub(super) fn updates(&self, content: &[u8]) -> Result<Vec<MetaUpdate>, DecodeValue> {
+    pub(super) fn updates(&self, version: DiskVersion, content: &[u8]) -> Result<Vec<MetaUpdate>, DecodeValue> {
         if self.count.saturating_mul(UPDATE_BYTES_MIN) > content.len() {
             return Err(DecodeValue::Truncated);
         }
-        let mut r = Reader::new(content);
+        let mut r = Reader::new(content).laid_out(version.layout());
         let mut updates = Vec::new();
         for _ in 0..self.count {
             updates.push(take_update(&mut r)?);

@@ -2,9 +2,9 @@
 
 use lockstep_core::{Meta, MetaUpdate};
 
-use super::Owner;
 use super::area::encode_snapshot;
 use super::batch::encode_batch;
+use super::{DiskVersion, Owner};
 
 /// Number of areas.
 pub const AREAS: usize = 2;
@@ -68,6 +68,8 @@ pub struct Commit {
 pub struct Journal {
     pub(super) owner: Owner,
     pub(super) meta: Meta,
+    /// Of the area: what is appended to it has to be of the same.
+    pub(super) version: DiskVersion,
     pub(super) area: Area,
     /// Of the last batch.
     pub(super) sequence: u64,
@@ -83,7 +85,9 @@ impl Journal {
     #[must_use]
     pub fn create(owner: Owner, meta: Meta, out: &mut Vec<u8>) -> Journal {
         let log_start = encode_snapshot(owner, 0, &meta, out);
-        Journal { owner, meta, area: Area::First, sequence: 0, log_start, log_end: log_start, log_bytes: LOG_BYTES }
+        let version = DiskVersion::NEWEST;
+        let (area, log_bytes) = (Area::First, LOG_BYTES);
+        Journal { owner, meta, version, area, sequence: 0, log_start, log_end: log_start, log_bytes }
     }
 
     /// Goes over to the other area after so many bytes of log instead of [`LOG_BYTES`]: for tests, which cannot wait.
@@ -101,7 +105,8 @@ impl Journal {
     /// Appends to `out` what makes these updates durable, in this order, all or nothing.
     pub fn commit(&mut self, updates: &[&[MetaUpdate]], out: &mut Vec<u8>) -> Commit {
         let limit = self.log_bytes.max(self.log_start);
-        let snapshot = (self.log_end - self.log_start >= limit).then(|| self.snapshot(out));
+        let old = self.version != DiskVersion::NEWEST;
+        let snapshot = (old || self.log_end - self.log_start >= limit).then(|| self.snapshot(out));
         let start = out.len();
         self.sequence += 1;
         encode_batch(self.owner, self.sequence, updates, out);
@@ -121,6 +126,7 @@ impl Journal {
         self.log_start = encode_snapshot(self.owner, self.sequence, &self.meta, out);
         self.log_end = self.log_start;
         self.area = self.area.other();
+        self.version = DiskVersion::NEWEST;
         Placed { area: self.area, offset: 0, bytes: out.len() - start }
     }
 }

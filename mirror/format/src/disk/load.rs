@@ -80,20 +80,21 @@ pub fn load(owner: Owner, areas: [&[u8]; AREAS]) -> Result<Journal, LoadMeta> {
 /// The state of one area, if its snapshot is whole.
 fn replay(owner: Owner, area: Area, bytes: &[u8]) -> Result<Option<Journal>, LoadMeta> {
     let Some(header) = Header::decode(bytes) else { return Ok(None) };
-    match DiskVersion::from_number(header.version) {
-        Some(DiskVersion::V1) => {}
+    let version = match DiskVersion::from_number(header.version) {
+        Some(version) => version,
         None if header.version > DiskVersion::NEWEST as u16 => return Err(LoadMeta::NewerVersion(header.version)),
         None => return Err(LoadMeta::UnknownVersion(header.version)),
-    }
+    };
     if header.owner != owner {
         return Err(LoadMeta::OtherOwner);
     }
     let Some((snapshot, log_start)) = header.snapshot(bytes) else { return Ok(None) };
-    let mut meta = decode_meta(snapshot).map_err(LoadMeta::Snapshot)?;
+    let mut meta = decode_meta(version, snapshot).map_err(LoadMeta::Snapshot)?;
     check_owner(owner, &meta)?;
     let (mut sequence, mut log_end) = (header.sequence, log_start);
     while let Some((head, content)) = next_batch(owner, sequence, &bytes[log_end..]) {
-        let updates = head.updates(content).map_err(|source| LoadMeta::Batch { sequence: head.sequence, source })?;
+        let updates =
+            head.updates(version, content).map_err(|source| LoadMeta::Batch { sequence: head.sequence, source })?;
         for update in &updates {
             check_volume(owner, update)?;
             meta.apply(update);
@@ -102,7 +103,7 @@ fn replay(owner: Owner, area: Area, bytes: &[u8]) -> Result<Option<Journal>, Loa
         log_end += head.batch_bytes();
     }
     let (log_start, log_end) = (log_start as u64, log_end as u64);
-    Ok(Some(Journal { owner, meta, area, sequence, log_start, log_end, log_bytes: LOG_BYTES }))
+    Ok(Some(Journal { owner, meta, version, area, sequence, log_start, log_end, log_bytes: LOG_BYTES }))
 }
 
 /// The batch at the start of `bytes`, if it is whole and follows `sequence`.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lockstep_core::{BlockSet, BootId, DirtyMap, Epoch, Incarnation, Meta, NodeId, RegionIndex, VoterId, VoterState};
 
-use super::REASON_BYTES_MAX;
+use super::{DiskVersion, REASON_BYTES_MAX};
 use crate::bytes::{DecodeValue, Reader, Writer};
 use crate::values::{
     CHUNKS_BYTES_MIN, chunks_of, put_accepted, put_ballot, put_chunks, put_config, put_left, put_map, take_accepted,
@@ -35,10 +35,11 @@ pub(super) fn encode_meta(meta: &Meta, out: &mut Vec<u8>) {
     if let Some(reason) = &meta.failed {
         put_reason(w, reason);
     }
+    w.bool(meta.removed);
 }
 
-pub(super) fn decode_meta(bytes: &[u8]) -> Result<Meta, DecodeValue> {
-    let r = &mut Reader::new(bytes);
+pub(super) fn decode_meta(version: DiskVersion, bytes: &[u8]) -> Result<Meta, DecodeValue> {
+    let r = &mut Reader::new(bytes).laid_out(version.layout());
     let meta = Meta {
         node: NodeId(r.u32()?),
         has_data: r.bool("has data")?,
@@ -50,6 +51,7 @@ pub(super) fn decode_meta(bytes: &[u8]) -> Result<Meta, DecodeValue> {
         intent: take_set(r, "intent", 8, |r| r.u64().map(RegionIndex))?,
         dirty: take_map(r, "dirty", 12, take_dirty)?,
         failed: if r.bool("failed")? { Some(take_reason(r)?) } else { None },
+        removed: version >= DiskVersion::V2 && r.bool("removed")?,
     };
     r.clone().finish()?;
     Ok(meta)

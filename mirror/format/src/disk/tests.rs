@@ -158,16 +158,16 @@ proptest! {
         meta::encode_meta(&meta, &mut bytes);
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let _ = meta::decode_meta(&bytes);
+        let _ = meta::decode_meta(DiskVersion::NEWEST, &bytes);
     }
 
     #[test]
     fn a_snapshot_cut_short_anywhere_is_not_metadata(meta in strategies::meta(), at in any::<prop::sample::Index>()) {
         let mut bytes = Vec::new();
         meta::encode_meta(&meta, &mut bytes);
-        prop_assert_eq!(meta::decode_meta(&bytes), Ok(meta));
+        prop_assert_eq!(meta::decode_meta(DiskVersion::NEWEST, &bytes), Ok(meta));
         bytes.truncate(at.index(bytes.len()));
-        prop_assert!(meta::decode_meta(&bytes).is_err());
+        prop_assert!(meta::decode_meta(DiskVersion::NEWEST, &bytes).is_err());
     }
 
     #[test]
@@ -256,10 +256,10 @@ fn areas_of_another_volume_or_node_and_of_newer_versions_are_refused() {
     assert_eq!(files.load(stranger), Err(LoadMeta::OtherOwner));
     let stranger = Owner { volume: VolumeId([0xee; 16]), ..owner };
     assert_eq!(files.load(stranger), Err(LoadMeta::OtherOwner));
-    files.areas[0][4] = 2;
+    files.areas[0][4] = 3;
     let crc = crate::crc32c(&files.areas[0][..ALIGN - 4]);
     files.areas[0][ALIGN - 4..ALIGN].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(files.load(owner), Err(LoadMeta::NewerVersion(2)));
+    assert_eq!(files.load(owner), Err(LoadMeta::NewerVersion(3)));
     assert_eq!(Files::default().load(owner), Err(LoadMeta::NoSnapshot));
 }
 
@@ -272,11 +272,11 @@ fn superblocks_of_strangers_and_of_newer_versions_say_what_they_are() {
     assert_eq!(other, Err(DecodeSuperblock::OtherVolume(owner.volume)));
     assert_eq!(superblock.check_owner(Owner { node: NodeId(4), ..owner }), Err(DecodeSuperblock::OtherNode(NodeId(3))));
     let mut newer = superblock.encode();
-    newer[8] = 2;
+    newer[8] = 3;
     assert_eq!(Superblock::decode(&newer), Err(DecodeSuperblock::Checksum));
     let crc = crate::crc32c(&newer[..ALIGN - 4]);
     newer[ALIGN - 4..].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(Superblock::decode(&newer), Err(DecodeSuperblock::NewerVersion(2)));
+    assert_eq!(Superblock::decode(&newer), Err(DecodeSuperblock::NewerVersion(3)));
     assert_eq!(Superblock::decode(&[0; ALIGN]), Err(DecodeSuperblock::BadMagic));
     assert_eq!(Superblock::decode(&[0; 100]), Err(DecodeSuperblock::TooShort(100)));
 }

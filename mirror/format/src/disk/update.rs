@@ -3,7 +3,7 @@
 use lockstep_core::{BootId, Epoch, Incarnation, MetaUpdate, NodeId, RegionIndex};
 
 use super::meta::{put_reason, put_voter, take_reason, take_voter};
-use crate::bytes::{DecodeValue, Reader, Writer};
+use crate::bytes::{DecodeValue, Layout, Reader, Writer};
 use crate::values::{put_chunks, put_config, put_left, take_chunks, take_config, take_left};
 
 /// Bytes of the shortest update: its tag.
@@ -21,6 +21,7 @@ const DIRTY_CHUNK: u8 = 9;
 const DIRTY_END: u8 = 10;
 const FAILED: u8 = 11;
 const EMPTIED: u8 = 12;
+const REMOVED: u8 = 13;
 
 pub(super) fn put_update(w: &mut Writer<'_>, update: &MetaUpdate) {
     match update {
@@ -66,6 +67,7 @@ pub(super) fn put_update(w: &mut Writer<'_>, update: &MetaUpdate) {
             put_reason(w, reason);
         }
         MetaUpdate::Emptied => w.u8(EMPTIED),
+        MetaUpdate::Removed => w.u8(REMOVED),
     }
 }
 
@@ -99,6 +101,7 @@ pub(super) fn take_update(r: &mut Reader<'_>) -> Result<MetaUpdate, DecodeValue>
         DIRTY_END => MetaUpdate::DirtyEnd(NodeId(r.u32()?)),
         FAILED => MetaUpdate::Failed(take_reason(r)?),
         EMPTIED => MetaUpdate::Emptied,
+        REMOVED if r.layout() >= Layout::Added => MetaUpdate::Removed,
         tag => return Err(DecodeValue::UnknownTag { what: "update", tag }),
     })
 }

@@ -40,6 +40,7 @@ pub fn meta_update() -> impl Strategy<Value = MetaUpdate> {
         node().prop_map(MetaUpdate::DirtyEnd),
         "[a-zA-Z0-9 äöü]{0,60}".prop_map(MetaUpdate::Failed),
         Just(MetaUpdate::Emptied),
+        Just(MetaUpdate::Removed),
     ]
 }
 
@@ -53,18 +54,21 @@ pub fn meta() -> impl Strategy<Value = Meta> {
         option::of(voter_state()),
         btree_set(region(), 0..30),
         btree_map(node(), dirty, 0..3),
-        option::of("[a-z ]{0,40}"),
+        (option::of("[a-z ]{0,40}"), any::<bool>()),
     );
-    (head, tail).prop_map(|((node, has_data, config, incarnation, boot), (left, voter, intent, dirty, failed))| Meta {
-        node,
-        has_data,
-        config,
-        incarnation,
-        boot: BootId(boot),
-        left,
-        voter,
-        intent,
-        dirty,
-        failed,
-    })
+    (head, tail).prop_map(
+        |((node, has_data, config, incarnation, boot), (left, voter, intent, dirty, (failed, removed)))| Meta {
+            node,
+            has_data,
+            config,
+            incarnation,
+            boot: BootId(boot),
+            left,
+            voter,
+            intent,
+            dirty,
+            failed,
+            removed,
+        },
+    )
 }

@@ -4,7 +4,9 @@ use lockstep_core::{Frame, Message, WriteKind};
 use thiserror::Error;
 
 use super::{BODY_BYTES_MAX, DecodeFrame, HEADER_BYTES, Header, Kind, PAYLOAD_BYTES_MAX, ProtocolVersion, body};
+use crate::bytes::{DecodeValue, Layout};
 use crate::crc32c;
+use crate::values::layout_of;
 
 /// What a header says of the payload that follows the body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -109,6 +111,19 @@ fn memory_bytes(message: &Message) -> u64 {
     }
 }
 
+/// The oldest layout that can say what the message says: a frame is of the oldest version that can, so that a peer with an older
+/// program understands all that concerns it.
+fn layout_of_message(message: &Message) -> Layout {
+    match message {
+        Message::Hello { config, .. }
+        | Message::Accept { config, .. }
+        | Message::VoterAdmit { config, .. }
+        | Message::Install { config, .. }
+        | Message::Promise { accepted: Some((_, config)), .. } => layout_of(config),
+        _ => Layout::Original,
+    }
+}
+
 /// Appends header and body of a frame to `out`; the caller sends the payload's bytes after them. A vector that has
 /// been used before is not allocated anew.
 ///
@@ -126,7 +141,8 @@ pub fn encode_frame(frame: &Frame, payload: PayloadHead, out: &mut Vec<u8>) -> R
     }
     let start = out.len();
     out.extend_from_slice(&[0; HEADER_BYTES]);
-    body::encode(&frame.message, out);
+    let layout = layout_of_message(&frame.message);
+    body::encode(&frame.message, layout, out);
     let body = &out[start + HEADER_BYTES..];
     if body.len() > BODY_BYTES_MAX {
         let bytes = body.len();
@@ -134,7 +150,7 @@ pub fn encode_frame(frame: &Frame, payload: PayloadHead, out: &mut Vec<u8>) -> R
         return Err(EncodeFrame::BodyTooLong { kind, bytes });
     }
     let header = Header {
-        version: ProtocolVersion::V1,
+        version: ProtocolVersion::of(layout),
         kind,
         stamp: frame.stamp,
         body_bytes: body.len(),
@@ -168,7 +184,12 @@ pub fn decode_body(header: &Header, body: &[u8]) -> Result<Frame, DecodeFrame> {
     if body.len() != header.body_bytes || crc32c(body) != header.body_crc {
         return Err(DecodeFrame::BodyChecksum);
     }
-    let message = body::decode(kind, body).map_err(|source| DecodeFrame::Body { kind, source })?;
+    let layout = header.version.layout();
+    let message = body::decode(kind, layout, body).map_err(|source| DecodeFrame::Body { kind, source })?;
+    if layout != layout_of_message(&message) {
+        let source = DecodeValue::OutOfBounds("version: an older one says the same");
+        return Err(DecodeFrame::Body { kind, source });
+    }
     let bytes = memory_bytes(&message);
     if bytes > PAYLOAD_BYTES_MAX as u64 {
         return Err(DecodeFrame::RangeTooLong { kind, bytes });

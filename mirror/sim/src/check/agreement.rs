@@ -70,11 +70,18 @@ impl World {
         let before = std::mem::replace(&mut self.checks.latest, config.clone());
         if self.trace.wants_lines() {
             let line = format!(
-                "DECIDED epoch {} in_sync {:?} joining {:?} attached {:?} voters {:?}",
-                config.epoch, config.in_sync, config.joining, config.attached, config.voters
+                "DECIDED epoch {} replicas {:?} tie-breaker {:?} in_sync {:?} joining {:?} attached {:?} voters {:?}",
+                config.epoch,
+                config.replicas,
+                config.tie_breaker,
+                config.in_sync,
+                config.joining,
+                config.attached,
+                config.voters
             );
             self.trace.line(self.now, &line);
         }
+        self.check_members(&before);
         self.check_holders(&before);
         self.check_equality("a new configuration");
     }

@@ -107,7 +107,8 @@ impl World {
 
     /// All sound replicas hold the same, now that nothing is in flight.
     pub(crate) fn check_identical(&mut self) {
-        let sound: Vec<NodeId> = self.plan.replicas.iter().copied().filter(|node| self.is_sound(*node)).collect();
+        let replicas = &self.checks.latest().replicas;
+        let sound: Vec<NodeId> = replicas.iter().copied().filter(|node| self.is_sound(*node)).collect();
         self.check_same(&sound, "I4", "all is quiet and in sync");
     }
 

@@ -6,6 +6,7 @@ mod equality;
 mod eras;
 mod lineage;
 mod loss;
+mod members;
 mod policing;
 
 use std::collections::BTreeMap;

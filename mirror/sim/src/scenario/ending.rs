@@ -78,7 +78,7 @@ pub fn is_healthy(world: &World) -> bool {
     let is_leaving = |asked: &Asked| asked.is_open() && matches!(asked.command, Command::Leave);
     config.joining.is_empty()
         && !world.asked.iter().any(is_leaving)
-        && world.plan.replicas.iter().filter(usable).all(runs)
+        && config.replicas.iter().filter(usable).all(runs)
         && are_writers_attached(world)
 }
 

@@ -8,6 +8,8 @@ mod general;
 mod lease;
 mod leaving;
 mod links;
+mod members;
+mod moving;
 mod nemesis;
 mod power;
 mod reading;
@@ -55,6 +57,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(sharing::SCENARIOS);
     all.extend(lease::SCENARIOS);
     all.extend(shards::SCENARIOS);
+    all.extend(members::SCENARIOS);
     all
 }
 

@@ -45,9 +45,24 @@ impl World {
         let open = self.net.between(dialer, other, net).iter().any(|id| {
             self.net.connection(*id).is_some_and(|c| c.ends.iter().any(|end| end.node == dialer && !end.closed))
         });
-        if !open && wanted(self).is_some() {
-            self.connect(dialer, other, net);
+        if open {
+            return;
         }
+        if wanted(self).is_some() {
+            self.connect(dialer, other, net);
+        } else if self.is_not_called(dialer, other) {
+            self.connect(other, dialer, net);
+        }
+    }
+
+    /// True if the end that is called by the other wants a connection, and the other, which runs, wants none: it was removed, or does
+    /// not know of this one. Then it is called instead.
+    fn is_not_called(&self, dialer: NodeId, other: NodeId) -> bool {
+        let wants = |one: NodeId, other: NodeId| {
+            let node = self.nodes.get(&one).filter(|node| node.is_running())?;
+            node.machine.as_ref().map(|machine| machine.peers().contains(&other))
+        };
+        wants(dialer, other) == Some(false) && wants(other, dialer) == Some(true)
     }
 
     /// Makes a connection, if the network and the other end allow.

@@ -7,6 +7,7 @@ mod effects;
 mod front;
 mod leases;
 mod links;
+mod members;
 mod operator;
 mod process;
 mod register;

@@ -139,7 +139,7 @@ impl World {
         if self.writer().is_some() || self.is_asking(AttachMode::ReadWrite, None) {
             return;
         }
-        let mut places: Vec<NodeId> = self.plan.replicas.clone();
+        let mut places: Vec<NodeId> = self.checks.latest().replicas.iter().copied().collect();
         if !places.contains(&home) {
             places.push(home);
         }

@@ -30,6 +30,7 @@ pub fn created(plan: &Plan) -> Config {
         settings: plan.settings,
         priority: Default::default(),
         replicas: plan.replicas.iter().copied().collect(),
+        added: BTreeMap::new(),
         tie_breaker: plan.tie_breaker,
         voters: voters.map(|node| (node, VoterId(u64::from(node.0)))).collect(),
         in_sync: plan.replicas.iter().map(|node| (*node, Incarnation(1))).collect(),

@@ -124,6 +124,7 @@ pub fn update_kind(update: &MetaUpdate) -> &'static str {
         MetaUpdate::DirtyEnd(_) => "DirtyEnd",
         MetaUpdate::Failed(_) => "Failed",
         MetaUpdate::Emptied => "Emptied",
+        MetaUpdate::Removed => "Removed",
     }
 }
 

@@ -6,7 +6,7 @@ use lockstep_core::{
     VoterId, WriteId, WriteKind,
 };
 
-use crate::bytes::{DecodeValue, Reader};
+use crate::bytes::{DecodeValue, Layout, Reader};
 use crate::values::{
     CHUNKS_BYTES_MIN, take_accepted, take_ballot, take_chunks, take_class, take_config, take_grant, take_left,
     take_range,
@@ -19,8 +19,8 @@ const LEFT_BYTES: usize = 12;
 const UNCOMMITTED_BYTES: usize = RANGE_BYTES + 4 + 8 + 16 + 8;
 
 /// The message of this kind with this body.
-pub(in crate::wire) fn decode(kind: Kind, body: &[u8]) -> Result<Message, DecodeValue> {
-    let mut r = Reader::new(body);
+pub(in crate::wire) fn decode(kind: Kind, layout: Layout, body: &[u8]) -> Result<Message, DecodeValue> {
+    let mut r = Reader::new(body).laid_out(layout);
     let message = match kind {
         Kind::Write
         | Kind::WriteAck

@@ -4,12 +4,12 @@ use lockstep_core::bitmap::Chunk;
 use lockstep_core::message::Uncommitted;
 use lockstep_core::{BlockRange, Config, Epoch, Incarnation, Message, NodeId, Refusal, Round, WriteKind};
 
-use crate::bytes::Writer;
+use crate::bytes::{Layout, Writer};
 use crate::values::{put_accepted, put_ballot, put_chunks, put_config, put_grant, put_left, put_range};
 
 /// Appends the body of `message`.
-pub(in crate::wire) fn encode(message: &Message, out: &mut Vec<u8>) {
-    let w = &mut Writer::new(out);
+pub(in crate::wire) fn encode(message: &Message, layout: Layout, out: &mut Vec<u8>) {
+    let w = &mut Writer::new(out).laid_out(layout);
     match message {
         Message::Write { id, grant, range, kind, durable, floor, flush_floor } => {
             w.u64(id.0);

@@ -35,7 +35,7 @@ fn greet(
             match accepted {
                 Ok(Accepting::Called(_)) => {
                     let half = acceptor.take().expect("it is there");
-                    assert_eq!(half.accept(&mut to_dialer), ProtocolVersion::V1);
+                    assert_eq!(half.accept(&mut to_dialer), ProtocolVersion::V2);
                 }
                 Err(_) => acceptor = None,
                 Ok(Accepting::More) => {}
@@ -58,7 +58,7 @@ fn greet(
 fn both_ends_agree_when_they_know_the_key() {
     for piece in [1, 7, 1000] {
         let (dialed, accepted) = greet(key("k"), key("k"), NodeId(2), piece);
-        assert_eq!(dialed, Ok(Dialing::Greeted(ProtocolVersion::V1)));
+        assert_eq!(dialed, Ok(Dialing::Greeted(ProtocolVersion::V2)));
         assert_eq!(accepted, Ok(Accepting::Called(call())));
     }
 }
@@ -129,7 +129,7 @@ fn bytes_after_the_greeting_are_left_to_frames() {
     acceptor.accept(&mut b);
     b.extend_from_slice(b"frames");
     let mut input = &b[..];
-    assert_eq!(dialer.receive(&mut input, &mut a), Ok(Dialing::Greeted(ProtocolVersion::V1)));
+    assert_eq!(dialer.receive(&mut input, &mut a), Ok(Dialing::Greeted(ProtocolVersion::V2)));
     assert_eq!(input, b"frames");
 }
 
@@ -138,7 +138,7 @@ proptest! {
     fn hostile_bytes_never_pass_and_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let mut out = Vec::new();
         let mut dialer = Dialer::dial(key("k"), &call(), &[1; 32], &mut out);
-        prop_assert_ne!(dialer.receive(&mut &bytes[..], &mut out), Ok(Dialing::Greeted(ProtocolVersion::V1)));
+        prop_assert_ne!(dialer.receive(&mut &bytes[..], &mut out), Ok(Dialing::Greeted(ProtocolVersion::V2)));
         let mut acceptor = Acceptor::new(key("k"), NodeId(2), [2; 32]);
         prop_assert!(!matches!(acceptor.receive(&mut &bytes[..], &mut out), Ok(Accepting::Called(_))));
     }
