@@ -87,7 +87,7 @@ async fn pass_frames(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWr
         let mut headers = decoder.decode(&block).map_err(|_| wrong("a header block cannot be decoded"))?;
         for (name, value) in &mut headers {
             if name.as_slice() == b":authority" {
-                *value = b"localhost".to_vec().into();
+                *value = b"localhost".to_vec();
             }
         }
         let block = encoder.encode(headers.iter().map(|(name, value)| (name.as_slice(), value.as_slice())));

@@ -17,7 +17,8 @@ pub const SMALLEST_XFS_BYTES: u64 = 300 << 20;
 /// The largest volume: far above any pool, and far below where 64-bit sums of sizes could overflow.
 pub const LARGEST_BYTES: u64 = 1 << 50;
 
-/// What a caller asks: at least `required`, and at most `limit` if there is one. `required` is never above `limit`; one of them is not zero.
+/// What a caller asks: at least `required`, and at most `limit` if there is one. `required` is never above `limit`; one of them is not
+/// zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CapacityRange {
     required: u64,

@@ -1,7 +1,7 @@
 //! The code for each way in which an operation of the Node service fails: one table for each RPC.
 //!
-//! After UNAVAILABLE, DEADLINE_EXCEEDED, ABORTED, CANCELLED and RESOURCE_EXHAUSTED kubelet takes the volume for perhaps staged or published, and
-//! takes that back before it forgets. After any other code it forgets at once. So those stand where something is running or may
+//! After UNAVAILABLE, DEADLINE_EXCEEDED, ABORTED, CANCELLED and RESOURCE_EXHAUSTED kubelet takes the volume for perhaps staged or published,
+//! and takes that back before it forgets. After any other code it forgets at once. So those stand where something is running or may
 //! be, and RESOURCE_EXHAUSTED only where the specification wants it.
 
 use tonic::Code;
