@@ -105,6 +105,7 @@ pub fn plan_register(definition: &Definition) -> Option<Config> {
             .collect(),
         voters: Default::default(),
         joining: Default::default(),
+        added: Default::default(),
         attached: Default::default(),
         last_in_sync: Default::default(),
         requests: Default::default(),

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use lockstep_core::{AttachMode, Command, CommandError, Net, NodeId, Reply, VolumeId};
 use lockstep_engine::{
     CreateVolume, DeleteVolume, Engine, EngineConfig, ExitReport, FindVolume, FrontEndAddress, FrontEndKind, FuseKind,
-    GivePart, Identity, LearnNodes, LeasePort, LoopSession, NodeAddress, Pending, SendReport, StartEngine, StartFrontEnd,
-    StopFrontEnd, VolumeEntry, VolumeState, VolumeStatus,
+    GivePart, Identity, LearnNodes, LeasePort, LoopSession, NodeAddress, Pending, SendReport, StartEngine,
+    StartFrontEnd, StopFrontEnd, VolumeEntry, VolumeState, VolumeStatus,
 };
 use lockstep_proto::node::v1 as proto;
 

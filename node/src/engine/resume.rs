@@ -212,7 +212,7 @@ async fn look(engine: &Arc<EnginePort>, description: &Description) -> Standing {
             Standing::Over(format!("node {holder} has it attached for writing"))
         }
         Ok(Err(CommandError::AttachState { reason })) => Standing::Unknown(reason),
-        Ok(Err(error @ (CommandError::NoQuorum | CommandError::NoUpToDateReplica))) => {
+        Ok(Err(error @ (CommandError::NoQuorum | CommandError::NoUpToDateReplica | CommandError::Silent { .. }))) => {
             Standing::Unknown(format!("{error:?}"))
         }
         Err(failure) => Standing::Unknown(failure.message),

@@ -107,7 +107,8 @@ const fn disk(disk: proto::DiskState) -> Option<DiskState> {
         proto::DiskState::UpToDate => Some(DiskState::UpToDate),
         proto::DiskState::Inconsistent => Some(DiskState::Inconsistent),
         proto::DiskState::Outdated => Some(DiskState::Outdated),
-        proto::DiskState::Diskless => Some(DiskState::Diskless),
+        // What was removed from the volume is no copy of it any more.
+        proto::DiskState::Diskless | proto::DiskState::Removed => Some(DiskState::Diskless),
         proto::DiskState::Failed => Some(DiskState::Failed),
     }
 }
