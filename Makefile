@@ -6,6 +6,7 @@
 #   make sim      the simulator: SEEDS=n
 #   make soak     kills, pauses and cut links of real processes: ROUNDS=n of one writer, SOAK_SECONDS=n of several
 #   make fuzz     every fuzz target of the codecs: FUZZ_SECONDS=n each
+#   make e2e      scenarios on a real kind cluster; e2e-levels: ten fail-overs; conformance: Kubernetes' suite of storage drivers
 #   make bench    against the raw disk and qemu-storage-daemon; BENCH=quick for a short look
 #   make images   container images, for docker; REGISTRY=... pushes them there, TAG=... names them
 #   make manifests    the parts of the chart that are generated, and manifests/
@@ -37,7 +38,7 @@ as_root := $(if $(filter 0,$(shell id -u)),,sudo -E)
 # Test programs mount and configure loop devices too: cargo starts them by this.
 runner := $(if $(as_root),--config 'target."cfg(all())".runner="sudo -E"')
 
-.PHONY: help demo test check sim variants soak fuzz bench programs kube setup images manifests
+.PHONY: e2e e2e-levels conformance help demo test check sim variants soak fuzz bench programs kube setup images manifests
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -107,3 +108,12 @@ images:
 manifests: setup
 	@scripts/kube-programs build chart
 	@scripts/manifests render
+
+e2e:
+	scripts/e2e run
+
+e2e-levels:
+	scripts/e2e levels
+
+conformance:
+	scripts/e2e conformance
