@@ -51,12 +51,12 @@ setup:
 with_simulator := lockstep-sim lockstep-e2e
 
 programs: setup
-	$(CARGO) build $(profile) -p lockstep-node --bins
+	$(CARGO) build $(profile) -p lockstep-node -p lockstep-controller --bins
 	$(CARGO) build $(profile) -p lockstep-e2e --bins
 
 # What the tests of Kubernetes run. Built by whoever calls make, and found by the tests also where they run as root.
 kube:
-	@scripts/kube-programs build apiserver chart
+	@scripts/kube-programs build apiserver chart sanity
 
 demo: programs
 	$(as_root) $(programs)/demo

@@ -6,7 +6,7 @@ mod csi;
 use common::Ground;
 use csi::{Host, block, create, mount_at, run};
 use lockstep_csi::capability::{Access, AccessMode, Capability};
-use lockstep_csi::node_port::{PublishError, Usage};
+use lockstep_csi::node_port::{PublishError, StageError, Usage};
 use lockstep_csi::publications::Refusal;
 use std::fs::File;
 use std::io;
@@ -138,9 +138,12 @@ fn a_second_path_is_published_as_the_modes_say() {
 fn several_nodes_write_one_block_volume() {
     let ground = Ground::start(3);
     ground.json(&["--node", "a", "volume", "create", "v", "--size", "64MiB", "--access", "multi-writer"]);
+    create(&ground, "one", "64MiB");
     let shared = mode(AccessMode::MultiNodeMultiWriter);
     let hosts = [Host::of(&ground, "a"), Host::of(&ground, "b")];
     for host in &hosts {
+        assert!(matches!(host.stage("one", &shared), Err(StageError::Unsupported { .. })), "it is for one writer");
+        assert_eq!(host.left_behind(), Vec::<String>::new());
         host.stage("v", &shared).expect("staged");
         host.publish("v", "p", &shared, false).expect("published");
     }

@@ -185,7 +185,8 @@ pub fn describe(status: &proto::VolumeStatus) -> VolumeHere {
         | proto::VolumeState::Left
         | proto::VolumeState::Elsewhere => Vec::new(),
     };
-    VolumeHere { size_bytes: status.size_bytes, attached, health }
+    let several_writers = status.access() == proto::Access::MultiWriter;
+    VolumeHere { size_bytes: status.size_bytes, several_writers, attached, health }
 }
 
 /// What a failed attach means.

@@ -52,6 +52,8 @@ pub enum Ending {
 pub struct VolumeHere {
     /// Its size in bytes, as its configuration says.
     pub size_bytes: u64,
+    /// It was made for several nodes that write at once.
+    pub several_writers: bool,
     /// How it is attached at this node's engine now; none: it is not, or was taken over by another node.
     pub attached: Option<Mode>,
     /// What is wrong with it.

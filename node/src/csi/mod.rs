@@ -14,6 +14,7 @@ pub mod agent_attach;
 pub mod attach_port;
 mod expansion;
 mod health;
+mod mounting;
 mod publishing;
 mod record;
 mod serve;
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lockstep_api::names::{TOPOLOGY_DRIVER, TOPOLOGY_NODE};
 use lockstep_csi::health::{StorageHealth, VolumeHealth};
 use lockstep_csi::node_port::{
     DescribeError, ExpandError, ExpandOnNode, HealthError, HealthQuery, NodeDescription, NodePort, PublishError,
@@ -43,12 +45,6 @@ pub use serve::{KubeletDir, ServePluginError, serve};
 
 use attach_port::Attach;
 use step::StepWatch;
-
-/// Topology key that every node with the driver has.
-const TOPOLOGY_DRIVER: &str = "topology.csi.lockstep.storage/driver";
-
-/// Topology key whose value is the node's name.
-const TOPOLOGY_NODE: &str = "topology.csi.lockstep.storage/node";
 
 /// How many volumes a node can have staged at once. Each has a loop device, of which there may be any number, and memory of the engine for
 /// the data of requests under way: 24 MiB at most, so that 128 volumes under full load are 3 GiB.
