@@ -38,6 +38,12 @@ fn revive(ground: &Ground) {
     until("the engine runs again", || ground.run(&["playground", "restart", "a"]).code == 0);
 }
 
+/// All programs of the node die, also what keeps its devices alive while an engine is away, and are started again.
+fn lose_node(ground: &Ground) {
+    ground.json(&["playground", "kill", "a", "--whole-node"]);
+    until("the node runs again", || ground.run(&["playground", "restart", "a", "--whole-node"]).code == 0);
+}
+
 fn write_synced(path: &std::path::Path, text: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(text)?;
@@ -72,8 +78,7 @@ fn what_an_engine_took_with_it_is_unstaged_and_staged_anew() {
 
         // Killed and back under a mount that nobody takes away: staged anew at the same path.
         a.stage(volume, &capability).expect("staged");
-        ground.json(&["playground", "kill", "a"]);
-        revive(&ground);
+        lose_node(&ground);
         bounded("stage", || a.stage(volume, &capability)).expect("staged anew");
         if capability.mount().is_some() {
             assert_eq!(std::fs::read(a.staging(volume).join("kept")).expect("replayed"), b"kept");
@@ -81,8 +86,7 @@ fn what_an_engine_took_with_it_is_unstaged_and_staged_anew() {
         }
         // And again while it is published: publishing finds out, too.
         a.publish(volume, "p", &capability, false).expect("published");
-        ground.json(&["playground", "kill", "a"]);
-        revive(&ground);
+        lose_node(&ground);
         bounded("publish", || a.publish(volume, "p", &capability, false)).expect("published anew");
         if capability.mount().is_some() {
             assert_eq!(std::fs::read(a.target("p").join("more")).expect("replayed"), b"more");

@@ -26,6 +26,18 @@ const LOOK_WITHIN: Duration = Duration::from_secs(60);
 /// How long undoing an attach that led to nothing may take.
 const UNDO_WITHIN: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether a mount that was under way is there.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// What an earlier call left of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It is mounted at the staging path.
+    Mounted,
+    /// Nobody has it for itself.
+    Free,
+}
+
 impl<A: Attach> CsiNode<A> {
     pub(super) async fn stage(&self, request: &StageVolume, within: Duration) -> Result<(), StageError> {
         let deadline = Instant::now() + within;
@@ -151,29 +163,16 @@ impl<A: Attach> CsiNode<A> {
         deadline: Instant,
     ) -> Result<(), StageError> {
         let path = &request.staging_path;
-        let top = top_mount(path).map_err(|error| host("list the mounts", error))?;
-        let mounted = top.is_some_and(|top| top.device == held.number());
         let size = block_device::observe_size(held.device.number.major, held.device.number.minor)
             .map_err(|error| host("look at the device", error))?;
         let readonly = request.capability.mode().is_read_only();
-        if mounted {
+        if self.wait_mounted_or_free(path, held, deadline).await? == Found::Mounted {
             self.steps.done(Step::StageMounted);
-            // A call that was killed may not have come to this.
-            match filesystem::grow(mount.filesystem, &held.node, path).await {
-                Ok(()) => {}
-                Err(error @ GrowError::Denied) => {
-                    tracing::warn!(volume = %request.id, %error, "file system does not grow")
-                }
-                Err(error) => return Err(host("grow the file system to its device", error)),
+            if !readonly {
+                self.grow_mounted(request, mount, held).await?;
             }
             self.steps.done(Step::StageGrown);
             return Ok(());
-        }
-        // What an earlier call of ours began (mkfs, fsck) may run on although that process was killed.
-        let free = block_device::wait_unclaimed(&held.node, deadline).await;
-        if !free.map_err(|error| host("open the device", error))? {
-            let state = "a program of an earlier call still works on the device".to_owned();
-            return Err(StageError::StillWorking { state });
         }
         let smaller = self.prepare(mount, held, size, readonly).await?;
         self.mount(request, mount, held).await?;
@@ -183,6 +182,38 @@ impl<A: Attach> CsiNode<A> {
         }
         self.steps.done(Step::StageGrown);
         Ok(())
+    }
+
+    /// Waits for what an earlier call of ours began (mkfs, fsck, mount): it may run on although that process was killed.
+    async fn wait_mounted_or_free(&self, path: &Path, held: &Held, deadline: Instant) -> Result<Found, StageError> {
+        loop {
+            let top = top_mount(path).map_err(|error| host("list the mounts", error))?;
+            if top.is_some_and(|top| top.device == held.number()) {
+                return Ok(Found::Mounted);
+            }
+            // A mount has the device for itself before it is seen, so that none can come unseen once the device is free.
+            let look_again = (Instant::now() + LOOK_AGAIN_AFTER).min(deadline);
+            let free = block_device::wait_unclaimed(&held.node, look_again).await;
+            if free.map_err(|error| host("open the device", error))? {
+                return Ok(Found::Free);
+            }
+            if Instant::now() >= deadline {
+                let state = "a program of an earlier call still works on the device".to_owned();
+                return Err(StageError::StillWorking { state });
+            }
+        }
+    }
+
+    /// Grows a file system that was found mounted: the call that mounted it may have been killed before it came to this.
+    async fn grow_mounted(&self, request: &StageVolume, mount: &Mount, held: &Held) -> Result<(), StageError> {
+        match filesystem::grow(mount.filesystem, &held.node, &request.staging_path).await {
+            Ok(()) => Ok(()),
+            Err(error @ GrowError::Denied) => {
+                tracing::warn!(volume = %request.id, %error, "file system does not grow");
+                Ok(())
+            }
+            Err(error) => Err(host("grow the file system to its device", error)),
+        }
     }
 
     async fn mount(&self, request: &StageVolume, mount: &Mount, held: &Held) -> Result<(), StageError> {
