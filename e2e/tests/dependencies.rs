@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("lockstep-sim", &["lockstep-format", "lockstep-core"]),
     ("lockstep-leases", &["lockstep-format", "lockstep-core"]),
     ("lockstep-proto", &[]),
+    ("lockstep-api", &[]),
     ("lockstep-csi", &["lockstep-proto"]),
     // It makes registers as engines read them: the core's words for a configuration.
     ("lockstep-controller", &["lockstep-api", "lockstep-csi", "lockstep-leases", "lockstep-core", "lockstep-proto"]),

@@ -250,7 +250,8 @@ fn last_replica_does_not_leave_when_all_are_full() -> Result<()> {
     for node in [WRITER, PEER] {
         fs::remove_file(troubled.disk(node)?.path().join("filler"))?;
     }
-    troubled.cluster.writer()?.session.wait_progress(OPERATIONS, OPERATION_BOUND).context("with space again")?;
+    let served = troubled.cluster.writer()?.session.wait_progress(OPERATIONS, OPERATION_BOUND);
+    served.with_context(|| format!("with space again: {}", troubled.cluster.describe()))?;
     troubled.cluster.judge()?;
     troubled.end()
 }

@@ -171,47 +171,48 @@ fn engine_log(playground: &Playground, node: &str) -> String {
 /// Does something to the engine under load; nobody may get an error. Gives how long nothing completed.
 fn unnoticed(running: &Running, what: &str, disturb: impl FnOnce(&Playground) -> Result<()>) -> Result<Duration> {
     let cluster = &running.cluster;
-    let session = &cluster.writer()?.session;
+    let writer = cluster.writer()?;
+    let session = &writer.session;
     session.wait_progress(OPERATIONS, OPERATION_BOUND)?;
     let from = cluster.now();
     disturb(cluster.playground()).with_context(|| what.to_owned())?;
     let went_on = session.wait_progress(OPERATIONS, OPERATION_BOUND);
-    went_on.with_context(|| format!("after: {what}\n{}", engine_log(cluster.playground(), "a")))?;
+    went_on.with_context(|| format!("after: {what}\n{}", engine_log(cluster.playground(), &writer.node)))?;
     let gap = cluster.recorder().longest_gap(from, cluster.now());
     let errors = session.counts().errors;
-    let log = || engine_log(cluster.playground(), "a");
+    let log = || engine_log(cluster.playground(), &writer.node);
     ensure!(errors == 0, "{what}: {errors} errors, the last: {:?}\n{}", session.last_error(), log());
     println!("{what}: longest gap {} ms", gap.as_millis());
     ensure!(gap < GAP_MAX, "{what}: nothing completed for {gap:?}");
     Ok(gap)
 }
 
-fn survives_restarts(replicas: usize) -> Result<()> {
+fn survives_restarts(replicas: usize, node: &str) -> Result<()> {
     let mut running = start(replicas)?;
-    let mut engine = adopt(running.cluster.playground(), "a")?;
-    running.cluster.attach("a", false)?;
+    let mut engine = adopt(running.cluster.playground(), node)?;
+    running.cluster.attach(node, false)?;
     let mut longest = Duration::ZERO;
     for round in 1..=5 {
         longest = longest
-            .max(unnoticed(&running, &format!("worker killed, {round}"), |playground| kill_worker(playground, "a"))?);
+            .max(unnoticed(&running, &format!("worker killed, {round}"), |playground| kill_worker(playground, node))?);
     }
     let both = unnoticed(&running, "supervisor and worker killed, another mount namespace", |playground| {
         engine.signal(Signal::SIGKILL)?;
-        end(playground, "a", &["worker"])?;
-        engine = OwnEngine::start(playground, "a")?;
+        end(playground, node, &["worker"])?;
+        engine = OwnEngine::start(playground, node)?;
         Ok(())
     })?;
     let planned = unnoticed(&running, "ended as planned, and started", |playground| {
         engine.signal(Signal::SIGTERM)?;
         std::mem::replace(&mut engine, placeholder()?).wait_end()?;
-        ensure!(pid_of(playground, "a", "worker")?.is_none(), "the worker runs on");
-        engine = OwnEngine::start(playground, "a")?;
+        ensure!(pid_of(playground, node, "worker")?.is_none(), "the worker runs on");
+        engine = OwnEngine::start(playground, node)?;
         Ok(())
     })?;
     println!("{replicas} replicas: longest gap {} ms", longest.max(both).max(planned).as_millis());
     running.cluster.judge()?;
     running.cluster.release()?;
-    nothing_is_left(running.cluster.playground(), "a")?;
+    nothing_is_left(running.cluster.playground(), node)?;
     drop(engine);
     running.cluster.compare()?;
     running.cluster.destroy()
@@ -224,12 +225,17 @@ fn placeholder() -> Result<OwnEngine> {
 
 #[test]
 fn restarts_are_invisible_with_two_replicas() -> Result<()> {
-    survives_restarts(2)
+    survives_restarts(2, "a")
 }
 
 #[test]
 fn restarts_are_invisible_with_three_replicas() -> Result<()> {
-    survives_restarts(3)
+    survives_restarts(3, "a")
+}
+
+#[test]
+fn restarts_are_invisible_at_a_node_without_a_replica() -> Result<()> {
+    survives_restarts(2, "c")
 }
 
 #[test]

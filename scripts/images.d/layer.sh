@@ -3,7 +3,7 @@
 # make_image TREE PROGRAM: gives docker an image of these files that starts PROGRAM. Sets `image_id`.
 make_image() {
     local place layer
-    place=$(mktemp -d "$work/image.XXXXXX")
+    place=$(mktemp -d --tmpdir="$work")
     tar_of "$1" >"$place/layer.tar"
     layer=$(sha256sum "$place/layer.tar" | cut -d' ' -f1)
     printf '{"architecture":"%s","os":"linux","config":{"Env":["PATH=/usr/sbin:/usr/bin"],"Entrypoint":["%s"]},%s}' \

@@ -105,7 +105,9 @@ fn bounded<T>(message: T) -> Request<T> {
 /// While the answer says that it may be under way, and while nobody listens.
 async fn again<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() -> F) -> Result<T, Status> {
     let deadline = tokio::time::Instant::now() + super::BOUND;
+    let mut turns = tokio::time::interval(Duration::from_millis(200));
     loop {
+        turns.tick().await;
         let status = match call().await {
             Ok(answer) => return Ok(answer),
             Err(status) => status,
@@ -114,7 +116,6 @@ async fn again<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() 
         if !under_way.contains(&status.code()) || tokio::time::Instant::now() > deadline {
             return Err(status);
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

@@ -173,8 +173,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Most replicas of a volume.
-    pub const REPLICAS_MAX: usize = 3;
+    /// Most replicas of a volume: three, and the one that is on its way to take the place of one of them.
+    pub const REPLICAS_MAX: usize = 4;
 
     /// What a node is for, if it is for anything.
     #[must_use]
@@ -269,7 +269,7 @@ impl Config {
             return Err("size is 0");
         }
         if self.replicas.is_empty() || self.replicas.len() > Config::REPLICAS_MAX {
-            return Err("replicas: between 1 and 3 are needed");
+            return Err("replicas: between 1 and 4 are needed");
         }
         if self.in_sync.is_empty() {
             return Err("in_sync is empty: the last in-sync replica never leaves");

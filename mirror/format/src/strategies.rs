@@ -118,9 +118,9 @@ fn settings() -> impl Strategy<Value = Settings> {
     })
 }
 
-/// Which replica does what: between 1 and 3 replicas, at least one of them in sync, the others joining or away.
+/// Which replica does what: between 1 and 4 replicas, at least one of them in sync, the others joining or away.
 fn roles() -> impl Strategy<Value = (BTreeSet<NodeId>, BTreeMap<NodeId, Incarnation>, BTreeMap<NodeId, Joining>)> {
-    btree_map(node(), (incarnation(), 0u8..3), 1..=3).prop_map(|members| {
+    btree_map(node(), (incarnation(), 0u8..3), 1..=4).prop_map(|members| {
         let replicas = members.keys().copied().collect();
         let (source, (first, _)) = members.first_key_value().map(|(node, role)| (*node, *role)).expect("one at least");
         let mut in_sync = BTreeMap::from([(source, first)]);

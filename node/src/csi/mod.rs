@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Every step looks first whether it is done already, so that a call may be repeated after this process was killed anywhere. What is
-//! mounted counts only if its device is the one that the volume has *now* and answers: [`stale`] says when it does not, and what then.
+//! mounted counts only if its device is the one that the volume has *now* and answers: `stale` says when it does not, and what then.
 
 pub mod agent_attach;
 pub mod attach_port;

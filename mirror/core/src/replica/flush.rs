@@ -7,6 +7,7 @@ use super::Replica;
 use super::apply::{Origin, Purpose};
 use super::view::Slots;
 use crate::bitmap::BlockSet;
+use crate::config::Config;
 use crate::effect::Effect;
 use crate::ids::{FlushId, Incarnation, NodeId, RequestId, Time, WriteId};
 use crate::input::IoError;
@@ -139,7 +140,7 @@ impl Replica {
         let Some(flush) = &mut self.flush else { return };
         let id = flush.id;
         let todo = needed & !flush.acked & !flush.sent;
-        for slot in 0..3 {
+        for slot in 0..Config::REPLICAS_MAX {
             if todo >> slot & 1 == 0 {
                 continue;
             }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::Replica;
 use super::apply::{ApplyWrite, DiskOp, Origin, Purpose};
 use super::view::{Slots, View};
-use crate::config::{Ack, Attachment};
+use crate::config::{Ack, Attachment, Config};
 use crate::effect::{Effect, Event};
 use crate::ids::{BufId, FlushId, GrantNumber, NodeId, RequestId, Time, WriteId};
 use crate::input::{IoError, Op, Request};
@@ -267,7 +267,7 @@ impl Replica {
         }
         let todo = needed & !write.acked & !write.sent;
         let copy = *write;
-        for slot in 0..3 {
+        for slot in 0..Config::REPLICAS_MAX {
             if todo >> slot & 1 == 0 {
                 continue;
             }

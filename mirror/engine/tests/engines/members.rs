@@ -180,3 +180,22 @@ fn a_tie_breaker_that_was_replaced_learns_it_although_nobody_calls_it() {
     cluster.crash_node(2);
     cluster.write(1, "v", 0, 1);
 }
+
+#[test]
+fn a_fourth_replica_comes_before_one_of_three_goes() {
+    let cluster = Cluster::start_with("fourth", 4);
+    cluster.create("v", BLOCKS);
+    cluster.attach(1, "v", false).unwrap();
+    (0..64).for_each(|block| cluster.write(1, "v", block, 5));
+    add_replica(&cluster, 1, 3, None);
+    add_replica(&cluster, 2, 4, None);
+    (32..96).for_each(|block| cluster.write(1, "v", block, 6));
+    cluster.request(1, "v", Op::Flush, BlockRange::default(), Vec::new()).unwrap();
+    let all = [1, 2, 3, 4].map(|node| cluster.data(node, "v"));
+    assert!(all.iter().all(|data| *data == all[0]), "a write is on all four");
+    assert_eq!(cluster.command(1, "v", remove(2)), Ok(Reply::Done));
+    (64..128).for_each(|block| cluster.write(1, "v", block, 7));
+    cluster.await_status(1, "v", |status| voters(&status.core.config) == [1, 3, 4]);
+    assert_eq!(cluster.data(1, "v"), cluster.data(4, "v"));
+    assert_ne!(cluster.data(1, "v"), cluster.data(2, "v"));
+}

@@ -2,7 +2,7 @@
 //! faults.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Arbiter, AttachMode, Command, NodeId, Role};
+use lockstep_core::{Arbiter, AttachMode, Command, Config, NodeId, Role};
 
 use super::Scenario;
 use super::ending::is_healthy;
@@ -129,13 +129,13 @@ fn any_change(world: &mut World) -> Option<Command> {
     let old = world.rng.pick(&replicas)?;
     let by_peers = config.settings.arbiter == Arbiter::Peers;
     Some(match world.rng.below(6) {
-        0 | 1 if replicas.len() < 3 => {
+        0 | 1 if replicas.len() < Config::REPLICAS_MAX => {
             let others: Vec<NodeId> = spare.into_iter().chain(config.tie_breaker).collect();
             add(world.rng.pick(&others)?, Role::Replica, None)
         }
         2 => add(world.rng.pick(&spare)?, Role::Replica, Some(old)),
         3 if by_peers => add(world.rng.pick(&spare)?, Role::TieBreaker, None),
-        4 if by_peers && replicas.len() == 3 => add(old, Role::TieBreaker, None),
+        4 if by_peers && replicas.len() >= 3 => add(old, Role::TieBreaker, None),
         _ if replicas.len() > 1 => Command::RemoveMember { node: old },
         _ => return None,
     })
@@ -238,7 +238,7 @@ fn comes_back(world: &mut World, lost: NodeId) {
         let moment = world.rng.within(10 * MS, 2 * SECOND);
         world.run_for(moment);
     }
-    if world.checks.latest().role_of(lost).is_some() || world.checks.latest().replicas.len() > 2 {
+    if world.checks.latest().role_of(lost).is_some() {
         return;
     }
     let again = add(lost, Role::Replica, None);
