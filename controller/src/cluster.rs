@@ -10,10 +10,10 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store, store};
-use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use lockstep_api::{Arbiter, MirrorPool, MirrorReplica, MirrorVolume};
+use lockstep_leases::Again;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -319,7 +319,10 @@ async fn follow<K>(
 {
     let kind = K::kind(&K::DynamicType::default()).to_string();
     let slim = |object: &mut K| object.managed_fields_mut().clear();
-    let events = watcher(api, config.timeout(WATCH_SECONDS)).backoff(Again(AGAIN)).modify(slim).reflect(writer);
+    let events = watcher(api, config.timeout(WATCH_SECONDS))
+        .backoff(Again::new(AGAIN, AGAIN_LONGEST))
+        .modify(slim)
+        .reflect(writer);
     let mut events = std::pin::pin!(events);
     while let Some(event) = events.next().await {
         match event {
@@ -329,25 +332,6 @@ async fn follow<K>(
             Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
             Err(error) => tracing::warn!(kind, %error, "watch_broke"),
         }
-    }
-}
-
-/// Time before the next attempt of a watch.
-struct Again(Duration);
-
-impl Iterator for Again {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = self.0;
-        self.0 = (wait * 2).min(AGAIN_LONGEST);
-        Some(wait)
-    }
-}
-
-impl Backoff for Again {
-    fn reset(&mut self) {
-        self.0 = AGAIN;
     }
 }
 

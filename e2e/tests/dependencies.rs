@@ -36,7 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // What stands in for nothing: real programs, started by tests.
     ("lockstep-apiserver", &["lockstep-processes"]),
     ("lockstep-processes", &[]),
-    ("lockstep-cluster", &[]),
+    ("lockstep-cluster", &["lockstep-processes"]),
     ("lockstep-kubectl", &["lockstep-api"]),
 ];
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use kube::ResourceExt as _;
 use lockstep_api::{DiskState, MirrorPool, MirrorReplica, MirrorVolume, ReplicaRole, VolumeState, is_true};
 use serde::Serialize;
 use serde_json::Value;
@@ -114,10 +115,6 @@ fn shown<T: Serialize>(value: T) -> String {
     }
 }
 
-fn name_of<T: kube::ResourceExt>(object: &T) -> String {
-    object.name_any()
-}
-
 fn part(replica: &MirrorReplica) -> Part {
     let status = replica.status.clone().unwrap_or_default();
     Part {
@@ -136,7 +133,7 @@ fn volume(object: &MirrorVolume) -> Volume {
     let status = object.status.clone().unwrap_or_default();
     let claim = object.spec.claim.as_ref();
     Volume {
-        volume: name_of(object),
+        volume: object.name_any(),
         claim: claim.map(|claim| format!("{}/{}", claim.namespace, claim.name)),
         state: shown(status.state),
         in_sync: status.ready.unwrap_or_else(|| format!("0/{}", object.spec.replicas)),
@@ -177,7 +174,11 @@ fn node(pool: &MirrorPool, replicas: &[MirrorReplica], heard: Option<String>) ->
 
 /// All nodes, by name.
 pub(crate) async fn nodes(cluster: &Cluster) -> Result<Vec<Node>> {
-    let (pools, replicas) = (cluster.all_pools().await?, cluster.replicas(None).await?);
+    nodes_with(cluster, &cluster.replicas(None).await?).await
+}
+
+async fn nodes_with(cluster: &Cluster, replicas: &[MirrorReplica]) -> Result<Vec<Node>> {
+    let pools = cluster.all_pools().await?;
     let heard: BTreeMap<String, String> = cluster
         .node_leases()
         .await?
@@ -188,7 +189,7 @@ pub(crate) async fn nodes(cluster: &Cluster) -> Result<Vec<Node>> {
         })
         .collect();
     let mut all: Vec<Node> =
-        pools.iter().map(|pool| node(pool, &replicas, heard.get(&pool.spec.node_name).cloned())).collect();
+        pools.iter().map(|pool| node(pool, replicas, heard.get(&pool.spec.node_name).cloned())).collect();
     all.sort_by(|a, b| a.node.cmp(&b.node));
     Ok(all)
 }
@@ -237,9 +238,9 @@ impl VolumeDetails {
 
 impl NodeDetails {
     pub(crate) async fn read(cluster: &Cluster, name: &str) -> Result<Self> {
-        let node = nodes(cluster).await?.into_iter().find(|node| node.node == name);
-        let node = node.with_context(|| format!("there is no MirrorPool of a node {name:?}"))?;
         let replicas = cluster.replicas(None).await?;
+        let node = nodes_with(cluster, &replicas).await?.into_iter().find(|node| node.node == name);
+        let node = node.with_context(|| format!("there is no MirrorPool of a node {name:?}"))?;
         let here = replicas.iter().filter(|replica| replica.spec.node_name == name);
         let (live, live_trouble) = match live::lockstep(cluster, name, &["node"]).await {
             Ok(value) => (Some(value), None),
@@ -252,9 +253,13 @@ impl NodeDetails {
 /// Volumes of which this node holds the last up-to-date copy that can be reached.
 pub(crate) async fn last_copies(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
     let mut last = Vec::new();
-    let alive: Vec<String> =
-        nodes(cluster).await?.into_iter().filter(|node| node.engine_ready).map(|node| node.node).collect();
     let replicas = cluster.replicas(None).await?;
+    let alive: Vec<String> = nodes_with(cluster, &replicas)
+        .await?
+        .into_iter()
+        .filter(|node| node.engine_ready)
+        .map(|node| node.node)
+        .collect();
     let in_sync = |volume: &str| -> Vec<&str> {
         let of_volume = replicas.iter().filter(|replica| replica.spec.volume == volume);
         let good = of_volume.filter(|replica| part(replica).in_sync && alive.contains(&replica.spec.node_name));

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod again;
 mod grants;
 pub mod names;
 mod node;
@@ -18,6 +19,7 @@ mod service;
 mod watch;
 
 pub use access::{IN_CLUSTER, Place, REQUEST_LIMIT, ReadAccess, RequestError, read_access};
+pub use again::Again;
 pub use node::RENEW_EVERY;
 pub use register::{CreateRegister, Leases};
 pub use requests::{Kind, Requests, Verb};

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use lockstep_core::{LeaseTold, VolumeId};
 use tokio_stream::StreamExt as _;
 
+use crate::again::Again;
 use crate::names;
 use crate::register::Leases;
 use crate::requests::{Kind, Verb};
@@ -33,25 +33,6 @@ struct Seen {
     there: BTreeSet<Place>,
     /// Those of a list that is being read.
     listed: Option<BTreeSet<Place>>,
-}
-
-/// Time before the next attempt.
-struct Again(Duration);
-
-impl Iterator for Again {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = self.0;
-        self.0 = (wait * 2).min(AGAIN_LONGEST);
-        Some(wait)
-    }
-}
-
-impl Backoff for Again {
-    fn reset(&mut self) {
-        self.0 = AGAIN;
-    }
 }
 
 /// Who hears of what.
@@ -75,7 +56,7 @@ pub(crate) async fn watch(leases: &Leases, audience: &impl Audience) {
     };
     let selector = format!("{}={}", names::KIND_LABEL, Kind::Grants.name());
     let config = watcher::Config::default().labels(&selector).timeout(WATCH_SECONDS);
-    let mut events = pin!(watcher(api, config).backoff(Again(AGAIN)));
+    let mut events = pin!(watcher(api, config).backoff(Again::new(AGAIN, AGAIN_LONGEST)));
     let mut seen = Seen::default();
     while let Some(event) = events.next().await {
         match event {
@@ -129,10 +110,11 @@ fn on_event(leases: &Leases, seen: &mut Seen, event: Event<Lease>, audience: &im
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kube::runtime::utils::Backoff as _;
 
     #[test]
     fn an_api_server_that_is_back_is_watched_within_seconds() {
-        let mut again = Again(AGAIN);
+        let mut again = Again::new(AGAIN, AGAIN_LONGEST);
         assert!(again.by_ref().take(100).all(|wait| wait >= AGAIN && wait <= AGAIN_LONGEST));
         again.reset();
         assert_eq!(again.next(), Some(AGAIN));

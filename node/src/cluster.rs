@@ -214,13 +214,28 @@ struct ClusterFile {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NodeTable {
-    id: u32,
-    name: String,
-    address: IpAddr,
+pub(crate) struct NodeTable {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) address: IpAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dedicated: Option<String>,
-    port: u16,
+    pub(crate) dedicated: Option<String>,
+    pub(crate) port: u16,
+}
+
+impl NodeTable {
+    pub(crate) fn of(node: &Node) -> Self {
+        Self {
+            id: node.id,
+            name: node.name.clone(),
+            address: node.address,
+            dedicated: node.dedicated.map(|dedicated| match dedicated {
+                Dedicated::Address(address) => address.to_string(),
+                Dedicated::Network { base, prefix } => format!("{base}/{prefix}"),
+            }),
+            port: node.port,
+        }
+    }
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -264,16 +279,7 @@ impl Cluster {
     /// The file that [`Cluster::read`] reads back.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let nodes = self.nodes.iter().map(|node| NodeTable {
-            id: node.id,
-            name: node.name.clone(),
-            address: node.address,
-            dedicated: node.dedicated.map(|dedicated| match dedicated {
-                Dedicated::Address(address) => address.to_string(),
-                Dedicated::Network { base, prefix } => format!("{base}/{prefix}"),
-            }),
-            port: node.port,
-        });
+        let nodes = self.nodes.iter().map(NodeTable::of);
         let this = ThisTable {
             pool: self.this.pool.clone(),
             metrics_port: self.this.metrics_port,

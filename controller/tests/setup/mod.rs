@@ -12,11 +12,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
-use kube::{Client, ResourceExt as _};
 use lockstep_api::{MirrorPool, MirrorReplica, MirrorVolume, definitions, is_true};
 use lockstep_apiserver::ApiServer;
 use lockstep_processes::cleanup::Cleanup;
@@ -58,9 +57,9 @@ impl Setup {
         let server = ApiServer::start(&home.path().join("apiserver"), &cleanup)?;
         server.make_namespace(NAMESPACE)?;
         server.make_namespace(NODE_NAMESPACE)?;
+        server.define(&definitions())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let client = runtime.block_on(server.client())?;
-        runtime.block_on(define(&client))?;
         for name in names {
             let node: Node = serde_json::from_value(json!({ "metadata": { "name": name } }))?;
             runtime.block_on(Api::all(client.clone()).create(&PostParams::default(), &node))?;
@@ -161,19 +160,4 @@ impl Controller {
         self.process.kill()?;
         self.process.start(&mut (self.command)())
     }
-}
-
-async fn define(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in definitions() {
-        api.create(&PostParams::default(), &definition).await.with_context(|| definition.name_any())?;
-    }
-    for definition in definitions() {
-        let established = kube::runtime::wait::conditions::is_crd_established();
-        let name = definition.name_any();
-        let wait = kube::runtime::wait::await_condition(api.clone(), &name, established);
-        let found = tokio::time::timeout(BOUND, wait).await.context("definitions are established")??;
-        ensure!(found.is_some(), "{} is gone", definition.name_any());
-    }
-    Ok(())
 }

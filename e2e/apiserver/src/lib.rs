@@ -5,6 +5,7 @@
 //! `scripts/kube-programs` builds the two programs.
 
 mod credentials;
+mod definitions;
 mod port;
 mod rights;
 

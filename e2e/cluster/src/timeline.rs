@@ -44,9 +44,9 @@ impl Timeline {
                 seen.fenced = Some(now);
             }
             let current = cluster.get("pod", namespace, pod)?;
-            let new = current.filter(|current| text(&current["metadata"]["uid"]) != old);
-            let is_gone = new.is_some() || cluster.get("pod", namespace, pod)?.is_none();
-            mark(&mut seen.deleted, is_gone, now);
+            let is_old = |pod: &serde_json::Value| text(&pod["metadata"]["uid"]) == old;
+            mark(&mut seen.deleted, !current.as_ref().is_some_and(is_old), now);
+            let new = current.filter(|current| !is_old(current));
             mark(&mut seen.scheduled, new.as_ref().is_some_and(|pod| !text(&pod["spec"]["nodeName"]).is_empty()), now);
             mark(&mut seen.running, new.as_ref().is_some_and(is_ready), now);
             let first = collector.lives(writer).get(life).and_then(|life| life.first_ack);

@@ -1,8 +1,9 @@
-//! Waiting for a state.
+//! Waiting for a state of the cluster: an error of a look counts as "not yet", since the API server may be away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use lockstep_processes::wait::until_ok_every;
 
 /// Between two looks. Each look is a call to the API server; the fastest thing that is timed here takes seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
@@ -11,22 +12,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(150);
 ///
 /// # Errors
 /// The time is over; with the last error of `look`, if it had one.
-pub fn until<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        let last = match look() {
-            Ok(Some(found)) => return Ok(found),
-            Ok(None) => None,
-            Err(error) => Some(error),
-        };
-        if start.elapsed() >= limit {
-            match last {
-                Some(error) => return Err(error.context(format!("{what}: not within {limit:?}"))),
-                None => bail!("{what}: not within {limit:?}"),
-            }
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
+pub fn until<T>(limit: Duration, what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_ok_every(LOOK_EVERY, what, limit, look)
 }
 
 /// Looks until `look` says yes.

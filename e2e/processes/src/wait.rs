@@ -10,7 +10,16 @@ pub const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Looks until `look` returns a value, at most `bound` long. Errors of `look` end the wait at once.
 ///
 /// `what` names the awaited state in the message of a wait that ended without it.
-pub fn until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, bound: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(LOOK_INTERVAL, what, bound, look)
+}
+
+fn until_every<T>(
+    interval: Duration,
+    what: &str,
+    bound: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + bound;
     loop {
         if let Some(found) = look()? {
@@ -19,7 +28,7 @@ pub fn until<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<Op
         if Instant::now() >= deadline {
             bail!("after {bound:?} still not: {what}");
         }
-        thread::sleep(LOOK_INTERVAL);
+        thread::sleep(interval);
     }
 }
 
@@ -31,9 +40,19 @@ pub fn until_true(what: &str, bound: Duration, mut look: impl FnMut() -> Result<
 /// Like [`until`], but an error of `look` counts as "not yet", and the last one is told if the wait fails.
 ///
 /// For states that are asked of a node that may be away for a while.
-pub fn until_ok<T>(what: &str, bound: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until_ok<T>(what: &str, bound: Duration, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_ok_every(LOOK_INTERVAL, what, bound, look)
+}
+
+/// Like [`until_ok`], with another time between two looks: where each costs more than a few files of `/proc`.
+pub fn until_ok_every<T>(
+    interval: Duration,
+    what: &str,
+    bound: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let mut last = None;
-    let found = until(what, bound, || match look() {
+    let found = until_every(interval, what, bound, || match look() {
         Ok(found) => Ok(found),
         Err(error) => {
             last = Some(error);

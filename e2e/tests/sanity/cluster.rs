@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ListParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use lockstep_api::{MirrorPool, MirrorReplica, MirrorVolume, is_true};
@@ -46,6 +45,7 @@ impl TestCluster {
         let server = ApiServer::start(&home.path().join("server"), &cleanup)?;
         server.make_namespace(NAMESPACE)?;
         server.make_namespace(NODE_NAMESPACE)?;
+        server.define(&lockstep_api::definitions())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(server.client())?;
         // Of the loopback network: nobody else's as long as few tests run.
@@ -53,29 +53,12 @@ impl TestCluster {
         let network = format!("127.{}.{}", 50 + own % 50, own / 50 % 250);
         let controller = Process::new("lockstep-controller", home.path().join("controller.log"), &cleanup);
         let mut cluster = Self { nodes: Vec::new(), controller, server, runtime, client, network, cleanup, home };
-        cluster.define()?;
         for name in names {
             cluster.add_node(name)?;
         }
         cluster.start_controller()?;
         cluster.wait_ready()?;
         Ok(cluster)
-    }
-
-    fn define(&self) -> Result<()> {
-        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        for definition in lockstep_api::definitions() {
-            self.runtime.block_on(api.create(&PostParams::default(), &definition)).context("define a resource")?;
-        }
-        wait::until_true("the resources are served", BOUND, || {
-            let pools: Api<MirrorPool> = Api::all(self.client.clone());
-            let volumes: Api<MirrorVolume> = Api::all(self.client.clone());
-            let parts: Api<MirrorReplica> = Api::all(self.client.clone());
-            let all = ListParams::default();
-            Ok(self.runtime.block_on(async {
-                pools.list(&all).await.is_ok() && volumes.list(&all).await.is_ok() && parts.list(&all).await.is_ok()
-            }))
-        })
     }
 
     fn add_node(&mut self, name: &str) -> Result<()> {

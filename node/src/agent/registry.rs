@@ -3,14 +3,14 @@
 //! One JSON file each, written whole and durably before anything relies on it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::host::durable::{self, Readers};
 use crate::spec::Spec;
 use crate::state_dir::StateDir;
 
@@ -201,27 +201,15 @@ fn read_dir<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, RegistryError> {
 fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), RegistryError> {
     let bytes =
         serde_json::to_vec_pretty(value).map_err(|source| RegistryError::Parse { path: path.to_owned(), source })?;
-    let write = || {
-        let scratch = path.with_extension("new");
-        let mut file = File::create(&scratch)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&scratch, path)?;
-        sync_parent(path)
-    };
-    write().map_err(|source| RegistryError::Write { path: path.to_owned(), source })
+    durable::write(path, &bytes, Readers::Any).map_err(|source| RegistryError::Write { path: path.to_owned(), source })
 }
 
 fn remove(path: &Path) -> Result<(), RegistryError> {
     let removed = match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.and_then(|()| sync_parent(path)),
+        result => result.and_then(|()| durable::sync_dir_of(path)),
     };
     removed.map_err(|source| RegistryError::Write { path: path.to_owned(), source })
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 #[cfg(test)]

@@ -3,9 +3,7 @@
 //! It says what was asked for, which cannot be seen on the host: the access mode, and that a mount there is ours. What *is* there is always
 //! looked up: mounts in /proc/self/mountinfo, the device in /sys.
 
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use lockstep_csi::capability::{Access, AccessMode, Capability, Filesystem, Mount, MountFlags};
@@ -16,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attach_port::DeviceNumber;
 use crate::host::block_device::{self, DeviceRun};
+use crate::host::durable::{self, Readers};
 
 /// Ends the name of the file; the staging path's own name comes first.
 const SUFFIX: &str = ".lockstep.json";
@@ -75,34 +74,24 @@ impl Record {
     /// Writes it, whole and durable, in the place of the one that is there. Only root can read it: mount options may be secret.
     pub fn write(&self, staging_path: &Path) -> io::Result<()> {
         let path = path_of(staging_path);
-        let scratch = path.with_extension("new");
         let bytes = serde_json::to_vec_pretty(&Written::of(self)).map_err(io::Error::other)?;
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&scratch, &path)?;
-        sync_dir(&path)
+        durable::write(&path, &bytes, Readers::Owner)
     }
 
     /// Removes the record of a staging path, if there is one.
     pub fn remove(staging_path: &Path) -> io::Result<()> {
         let path = path_of(staging_path);
-        for path in [path.with_extension("new"), path.clone()] {
+        for path in [durable::scratch_of(&path), path.clone()] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
         }
-        match sync_dir(&path) {
+        match durable::sync_dir_of(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
     }
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    let dir = path.parent().ok_or_else(|| io::Error::other("a file without a directory"))?;
-    File::open(dir)?.sync_all()
 }
 
 /// The file's version 1.

@@ -3,16 +3,14 @@
 //! What was told is kept in a file of its own, because an engine that starts again has to know its peers before anybody tells
 //! it. A node in there is newer than the same node in the cluster file.
 
-use std::io::Write as _;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lockstep_proto::node::v1 as proto;
-use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Dedicated, Node};
+use crate::cluster::{Cluster, Dedicated, Node, NodeTable};
 use crate::failure::Failure;
+use crate::host::durable::{self, Readers};
 use crate::input;
 use crate::state_dir::StateDir;
 
@@ -39,18 +37,6 @@ pub(super) enum ReadNodes {
         /// What is wrong.
         reason: String,
     },
-}
-
-/// A node as it is kept.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeptNode {
-    id: u32,
-    name: String,
-    address: IpAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dedicated: Option<String>,
-    port: u16,
 }
 
 /// The cluster, which changes while the engine runs.
@@ -161,10 +147,10 @@ fn read(file: &Path) -> Result<Vec<Node>, ReadNodes> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(ReadNodes::Read(file.to_owned(), error)),
     };
-    let kept: Vec<KeptNode> =
+    let kept: Vec<NodeTable> =
         serde_json::from_slice(&text).map_err(|error| ReadNodes::Parse(file.to_owned(), error))?;
-    let node = |kept: KeptNode| {
-        let KeptNode { id, name, address, dedicated, port } = kept;
+    let node = |kept: NodeTable| {
+        let NodeTable { id, name, address, dedicated, port } = kept;
         let dedicated = dedicated.map(|text| text.parse::<Dedicated>()).transpose();
         let dedicated = dedicated.map_err(|reason| ReadNodes::Node { path: file.to_owned(), node: id, reason })?;
         Ok(Node { id, name, address, dedicated, port })
@@ -173,23 +159,8 @@ fn read(file: &Path) -> Result<Vec<Node>, ReadNodes> {
 }
 
 fn write<'a>(file: &Path, nodes: impl Iterator<Item = &'a Node>) -> std::io::Result<()> {
-    let kept = nodes.map(|node| KeptNode {
-        id: node.id,
-        name: node.name.clone(),
-        address: node.address,
-        dedicated: node.dedicated.map(|dedicated| match dedicated {
-            Dedicated::Address(address) => address.to_string(),
-            Dedicated::Network { base, prefix } => format!("{base}/{prefix}"),
-        }),
-        port: node.port,
-    });
-    let text = serde_json::to_vec_pretty(&kept.collect::<Vec<_>>())?;
-    let unfinished = file.with_extension("unfinished");
-    let mut out = std::fs::File::create(&unfinished)?;
-    out.write_all(&text)?;
-    out.sync_all()?;
-    std::fs::rename(&unfinished, file)?;
-    file.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+    let text = serde_json::to_vec_pretty(&nodes.map(NodeTable::of).collect::<Vec<_>>())?;
+    durable::write(file, &text, Readers::Any)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod block_device;
 pub mod block_probe;
 pub mod bounded_tool;
 pub mod device_node;
+pub mod durable;
 pub mod filesystem;
 pub mod fuse;
 pub mod lock;

@@ -1,8 +1,6 @@
 //! The agent in a cluster: the agent of the node, and what it knows of the cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +12,7 @@ use super::objects::Objects;
 use super::reports::Reports;
 use crate::agent::Agent;
 use crate::cluster::{Cluster, PoolPlace};
+use crate::host::durable::{self, Readers};
 
 /// What all tasks of the program share.
 pub(crate) struct ClusterAgent {
@@ -109,12 +108,7 @@ pub(super) fn pool_place(pool: &MirrorPool) -> Option<PoolPlace> {
 
 /// Writes the cluster file, whole and durably: an engine that starts reads the old or the new one. It holds the key.
 pub(super) fn write_cluster(path: &Path, cluster: &Cluster) -> std::io::Result<()> {
-    let unfinished = path.with_extension("unfinished");
-    let mut file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished)?;
-    file.write_all(cluster.to_toml().as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
-    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+    durable::write(path, cluster.to_toml().as_bytes(), Readers::Owner)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Who this node is to the others: a number made once and kept with the node's state. A node that lost it is another node.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::agent::random_bytes;
+use crate::host::durable::{self, Readers};
 
 /// The file's name in the state directory.
 const FILE_NAME: &str = "identity.json";
@@ -57,12 +57,7 @@ impl Identity {
                     break Self { node_id };
                 }
             };
-            let unfinished = path.with_extension("unfinished");
-            let mut file = File::create(&unfinished)?;
-            file.write_all(&serde_json::to_vec(&identity)?)?;
-            file.sync_all()?;
-            std::fs::rename(&unfinished, &path)?;
-            File::open(state)?.sync_all()?;
+            durable::write(&path, &serde_json::to_vec(&identity)?, Readers::Any)?;
             Ok(identity)
         };
         make().map_err(|error| IdentityError::Make(path.clone(), error))

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
+use lockstep_leases::Again;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
@@ -104,7 +104,7 @@ where
         if let Some(fields) = fields {
             config = config.fields(fields);
         }
-        let mut events = pin!(watcher(api, config).backoff(Again(AGAIN)));
+        let mut events = pin!(watcher(api, config).backoff(Again::new(AGAIN, AGAIN_LONGEST)));
         let mut listed: Option<BTreeMap<String, Arc<K>>> = None;
         while let Some(event) = events.next().await {
             match event {
@@ -134,25 +134,6 @@ fn short_name<K>() -> &'static str {
 /// Versions of one object rise. An API server where they are no numbers has every object seen as new.
 fn version_of<K: Resource>(object: &K) -> Option<u64> {
     object.meta().resource_version.as_deref()?.parse().ok()
-}
-
-/// Time before the next attempt.
-struct Again(Duration);
-
-impl Iterator for Again {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let wait = self.0;
-        self.0 = (wait * 2).min(AGAIN_LONGEST);
-        Some(wait)
-    }
-}
-
-impl Backoff for Again {
-    fn reset(&mut self) {
-        self.0 = AGAIN;
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The file that says whose a pool is.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::OpenPoolError;
+use crate::host::durable::{self, Readers};
 
 /// The marker's name in the pool's directory.
 pub const FILE_NAME: &str = "lockstep-pool.toml";
@@ -68,14 +68,7 @@ impl Marker {
     /// The system refuses.
     pub fn write(&self, path: &Path) -> Result<(), OpenPoolError> {
         let text = toml::to_string(self).expect("a marker has only TOML's own types");
-        let write = || {
-            let scratch = path.join(format!("{FILE_NAME}.new"));
-            let mut file = File::create(&scratch)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&scratch, path.join(FILE_NAME))?;
-            File::open(path)?.sync_all()
-        };
-        write().map_err(OpenPoolError::host(path, "write its marker"))
+        durable::write(&path.join(FILE_NAME), text.as_bytes(), Readers::Any)
+            .map_err(OpenPoolError::host(path, "write its marker"))
     }
 }

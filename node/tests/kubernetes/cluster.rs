@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use lockstep_api::{
@@ -47,31 +46,18 @@ impl TestCluster {
         let server = ApiServer::start(&home.path().join("server"), &cleanup)?;
         server.make_namespace(NAMESPACE)?;
         server.make_namespace(NODE_NAMESPACE)?;
+        server.define(&lockstep_api::definitions())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(server.client())?;
         let bytes: [u8; 2] = lockstep_node::agent::random_bytes()?;
         // Of the loopback network: nobody else's as long as few tests run.
         let network = format!("127.{}.{}", 100 + bytes[0] % 100, bytes[1]);
         let mut cluster = Self { nodes: Vec::new(), server, runtime, client, network, cleanup, home };
-        cluster.define()?;
         for name in names {
             cluster.add_node(name)?;
         }
         cluster.wait_ready()?;
         Ok(cluster)
-    }
-
-    fn define(&self) -> Result<()> {
-        let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        for definition in lockstep_api::definitions() {
-            self.runtime.block_on(api.create(&PostParams::default(), &definition)).context("define a resource")?;
-        }
-        let pools: Api<MirrorPool> = Api::all(self.client.clone());
-        wait::until_true("the resources are served", BOUND, || {
-            let listed = self.runtime.block_on(pools.list(&Default::default())).is_ok();
-            let parts = self.runtime.block_on(self.parts().list(&Default::default())).is_ok();
-            Ok(listed && parts)
-        })
     }
 
     /// Starts one more node, with a pool.
