@@ -60,6 +60,49 @@ impl Cluster {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Runs `helm`, which lies beside `kubectl`, with these arguments, whatever comes of it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn try_helm(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(self.kubectl.with_file_name("helm"));
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(["--namespace", SYSTEM]).args(args);
+        command.stdin(Stdio::null()).output().context("start helm")
+    }
+
+    /// Upgrades what is installed, with the values that it has and these, and waits until all of it runs.
+    ///
+    /// # Errors
+    /// It failed, with what it said.
+    pub fn helm_upgrade(&self, values: &[&str]) -> Result<()> {
+        let mut args = vec!["upgrade", "lockstep", "charts/lockstep", "--reuse-values", "--wait", "--timeout", "5m"];
+        for value in values {
+            args.extend(["--set", value]);
+        }
+        let output = self.try_helm(&args)?;
+        if !output.status.success() {
+            bail!("helm {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Deletes a pod and waits until it is gone.
+    ///
+    /// # Errors
+    /// It is not within a minute.
+    pub fn delete_pod(&self, namespace: &str, pod: &str) -> Result<()> {
+        self.kubectl(&["delete", "pod", "-n", namespace, pod, "--wait=true", "--timeout=60s"]).map(|_| ())
+    }
+
+    /// The mounted size of a pod's `/data`, in KiB.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub fn data_size_kib(&self, namespace: &str, pod: &str) -> Result<u64> {
+        let text = self.exec(namespace, pod, "df -k /data | tail -n 1 | awk '{print $2}'")?;
+        text.trim().parse().with_context(|| format!("a number of KiB: {text:?}"))
+    }
+
     /// Applies objects.
     ///
     /// # Errors
@@ -183,6 +226,25 @@ impl Cluster {
             Ok(object["status"]["state"] == "UpToDate")
         })
         .with_context(|| format!("its status: {last}"))
+    }
+
+    /// Waits until a volume's state is this.
+    ///
+    /// # Errors
+    /// It is not within `limit`.
+    pub fn wait_state(&self, volume: &str, state: &str, limit: Duration) -> Result<()> {
+        until_true(limit, &format!("volume {volume} is {state}"), || {
+            Ok(self.get("mirrorvolume", "", volume)?.is_some_and(|volume| volume["status"]["state"] == state))
+        })
+    }
+
+    /// How many of these nodes still have their drain guard.
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn guards_left(&self, nodes: &[&str]) -> Result<usize> {
+        let guards = self.pods_of("guard")?;
+        Ok(guards.iter().filter(|(_, node)| nodes.contains(&node.as_str())).count())
     }
 
     /// Nodes that hold replicas of a volume.

@@ -92,6 +92,14 @@ impl Collector {
         })
     }
 
+    /// Begins to measure the longest gap of a writer's last life anew.
+    pub fn forget_gap(&self, writer: &str) {
+        let mut all = self.lives.lock().expect("no holder panics");
+        if let Some(life) = all.get_mut(writer).and_then(|lives| lives.last_mut()) {
+            life.longest_gap = Duration::ZERO;
+        }
+    }
+
     /// Checks that nothing that a writer was told is safe was missing in any later life of it.
     ///
     /// # Errors

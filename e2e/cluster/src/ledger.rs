@@ -11,6 +11,9 @@ use std::path::Path;
 /// One record; the smallest write of a volume.
 pub const RECORD_BYTES: usize = 4096;
 
+/// A whole ring.
+pub const RING_BYTES: u64 = RECORDS * RECORD_BYTES as u64;
+
 /// Records of a ring. Small, so that a ledger is read within a second.
 pub const RECORDS: u64 = 2048;
 
@@ -24,6 +27,8 @@ struct Block([u8; RECORD_BYTES]);
 #[derive(Debug)]
 pub struct Ledger {
     file: File,
+    /// Where it begins, in bytes.
+    offset: u64,
 }
 
 /// What a ledger holds.
@@ -36,26 +41,25 @@ pub struct Found {
 }
 
 impl Ledger {
-    /// Opens a block device, or a file that is made with room for the ring.
+    /// Opens a block device, or a file that is made with room for the ring. It begins at `offset` bytes, a multiple of a record's.
     ///
     /// # Errors
     /// Of the operating system.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path, offset: u64) -> io::Result<Self> {
         use std::os::unix::fs::FileTypeExt as _;
         let device = std::fs::metadata(path).is_ok_and(|there| there.file_type().is_block_device());
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC);
         let file = options.create(!device).open(path)?;
-        let bytes = RECORDS * RECORD_BYTES as u64;
-        if !device && file.metadata()?.len() < bytes {
+        if !device && file.metadata()?.len() < offset + RING_BYTES {
             // Written, not only sized: later appends are overwrites, as a database's are.
             let zero = Block([0; RECORD_BYTES]);
             for record in 0..RECORDS {
-                file.write_all_at(&zero.0, record * RECORD_BYTES as u64)?;
+                file.write_all_at(&zero.0, offset + record * RECORD_BYTES as u64)?;
             }
             file.sync_all()?;
         }
-        Ok(Self { file })
+        Ok(Self { file, offset })
     }
 
     /// Writes record `number`, durably.
@@ -72,7 +76,7 @@ impl Ledger {
         }
         let sum = crc32c::crc32c(&block.0[24..]);
         block.0[16..20].copy_from_slice(&sum.to_le_bytes());
-        self.file.write_all_at(&block.0, (number % RECORDS) * RECORD_BYTES as u64)
+        self.file.write_all_at(&block.0, self.offset + (number % RECORDS) * RECORD_BYTES as u64)
     }
 
     /// Reads the whole ring.
@@ -84,7 +88,7 @@ impl Ledger {
         let mut broken = 0;
         for slot in 0..RECORDS {
             let mut block = Block([0; RECORD_BYTES]);
-            self.file.read_exact_at(&mut block.0, slot * RECORD_BYTES as u64)?;
+            self.file.read_exact_at(&mut block.0, self.offset + slot * RECORD_BYTES as u64)?;
             match parse(&block.0) {
                 Some(number) if number % RECORDS == slot => numbers.push(number),
                 Some(_) => broken += 1,

@@ -4,6 +4,7 @@
 //! cluster     kubectl and what one waits for        nodes      containers of kind's nodes: killed, paused, cut off
 //! workload    claims and pods by name               ledger     records that a pod writes, and who counts them
 //! scenarios   one function each, a sentence each    timeline   where the seconds of a fail-over went
+//! levels      what is measured
 //! ```
 //!
 //! Everything goes through `kubectl`, as a user's hands would. Waits are for a state, with a bound that says what was waited for.
@@ -12,6 +13,7 @@
 pub mod cluster;
 pub mod collector;
 pub mod ledger;
+pub mod levels;
 pub mod nodes;
 pub mod scenarios;
 pub mod timeline;

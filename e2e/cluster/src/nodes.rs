@@ -3,6 +3,7 @@
 //! Paused means that every process of the container is stopped by a signal from outside: a cgroup's freezer over a FUSE server and
 //! its writers never gets them all.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -136,6 +137,27 @@ pub fn wait_node_ready(cluster: &Cluster, node: &str, ready: bool, limit: Durati
     })
 }
 
+/// Waits until the API server knows a node, and has given it addresses for pods.
+///
+/// # Errors
+/// It does not within `limit`.
+pub fn wait_node_registered(cluster: &Cluster, node: &str, limit: Duration) -> Result<()> {
+    until_true(limit, &format!("node {node} is registered"), || {
+        Ok(cluster.get("node", "", node)?.is_some_and(|node| node["spec"]["podCIDR"].is_string()))
+    })
+}
+
+/// Connects the pods of all nodes again, after one was registered anew and has other addresses for its pods.
+///
+/// # Errors
+/// `scripts/kind` failed, with what it said.
+pub fn connect_pods(cluster: &Cluster) -> Result<()> {
+    let output = Command::new("scripts/kind").args(["network", &cluster.name]).stdin(Stdio::null()).output();
+    let output = output.context("start scripts/kind")?;
+    anyhow::ensure!(output.status.success(), "scripts/kind: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
 /// Packets from one node to another, dropped at the receiver until this is dropped.
 #[derive(Debug)]
 pub struct Cut {
@@ -150,6 +172,21 @@ impl Cut {
     pub fn one_way(from: &str, to: &str) -> Result<Self> {
         let mut cut = Self { rules: Vec::new() };
         for address in addresses(from)? {
+            docker(&["exec", to, "iptables", "-I", "INPUT", "-s", &address, "-j", "DROP"])?;
+            cut.rules.push((to.to_owned(), address));
+        }
+        Ok(cut)
+    }
+
+    /// Neither reaches the other by the cluster's second network; the first stays whole.
+    ///
+    /// # Errors
+    /// The rules cannot be made, or there is no second network.
+    pub fn second_network(one: &str, other: &str) -> Result<Self> {
+        let mut cut = Self { rules: Vec::new() };
+        for (from, to) in [(one, other), (other, one)] {
+            let address =
+                addresses(from)?.into_iter().nth(1).with_context(|| format!("{from} has one network only"))?;
             docker(&["exec", to, "iptables", "-I", "INPUT", "-s", &address, "-j", "DROP"])?;
             cut.rules.push((to.to_owned(), address));
         }
@@ -179,10 +216,24 @@ impl Drop for Cut {
 }
 
 /// All addresses of a node, on all its networks.
-fn addresses(node: &str) -> Result<Vec<String>> {
+///
+/// # Errors
+/// There is no such node.
+pub fn addresses(node: &str) -> Result<Vec<String>> {
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
     let text = docker(&["inspect", "-f", format, node])?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A directory of a node, as this machine sees it, whether or not the node runs.
+///
+/// # Errors
+/// It does not lie in the node's volume.
+pub fn path_on_host(node: &str, below_var: &str) -> Result<PathBuf> {
+    let format = r#"{{range .Mounts}}{{if eq .Destination "/var"}}{{.Source}}{{end}}{{end}}"#;
+    let source = docker(&["inspect", "-f", format, node])?;
+    anyhow::ensure!(!source.trim().is_empty(), "{node} keeps /var in no volume of its own");
+    Ok(PathBuf::from(source.trim()).join(below_var))
 }
 
 /// What Lockstep holds on a node: loop devices, FUSE connections, files of replicas. For comparing before and after.

@@ -95,6 +95,8 @@ pub struct Pod {
     pub claim: (String, Mode),
     /// The node on which it has to run, if any.
     pub node: Option<String>,
+    /// The node on which it runs if it can, if any.
+    pub preferred_node: Option<String>,
     /// Its command.
     pub command: Vec<String>,
     /// Published read-only.
@@ -109,6 +111,7 @@ impl Pod {
             name: name.to_owned(),
             claim: (claim.name.clone(), claim.mode),
             node: None,
+            preferred_node: None,
             command: vec!["sleep".to_owned(), "infinity".to_owned()],
             read_only: false,
         }
@@ -124,6 +127,19 @@ impl Pod {
         let collector = collector.address.to_string();
         let command = ["recorder", "--path", path, "--name", name, "--collector", &collector];
         Self { command: command.map(str::to_owned).to_vec(), ..Self::idle(name, claim) }
+    }
+
+    /// From this byte of its device on: several ledgers on one.
+    #[must_use]
+    pub fn at_offset(mut self, bytes: u64) -> Self {
+        self.command.extend(["--offset".to_owned(), bytes.to_string()]);
+        self
+    }
+
+    /// On this node if it can be.
+    #[must_use]
+    pub fn preferring(self, node: &str) -> Self {
+        Self { preferred_node: Some(node.to_owned()), ..self }
     }
 
     /// On this node.
@@ -150,6 +166,12 @@ impl Pod {
         });
         if let Some(node) = &self.node {
             spec["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+        }
+        if let Some(node) = &self.preferred_node {
+            let there = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+            spec["affinity"] = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 100, "preference": {"matchExpressions": [there]}},
+            ]}});
         }
         spec
     }

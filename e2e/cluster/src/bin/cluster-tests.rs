@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use lockstep_cluster::cluster::Cluster;
 use lockstep_cluster::collector::Collector;
+use lockstep_cluster::levels::measure;
 use lockstep_cluster::nodes::docker;
-use lockstep_cluster::scenarios::{ALL, Loss, Stage, lose_node};
-use lockstep_cluster::timeline::table;
+use lockstep_cluster::scenarios::ALL;
 
 /// End-to-end scenarios on a cluster of kind.
 #[derive(Parser)]
@@ -55,9 +55,9 @@ enum Action {
     },
     /// Names the scenarios
     List,
-    /// Times fail-overs
+    /// Measures fail-overs, and what else has a level
     Levels {
-        /// How many
+        /// How many of each
         #[arg(long, default_value_t = 10)]
         runs: u32,
     },
@@ -117,25 +117,11 @@ fn main() -> Result<ExitCode> {
             );
             Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Action::Levels { runs } => levels(&cluster, *runs),
+        Action::Levels { runs } => {
+            measure(&cluster, &Collector::start(host_address(&cluster)?)?, *runs)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
-}
-
-/// Both kinds of loss in turns, each in a namespace of its own.
-fn levels(cluster: &Cluster, runs: u32) -> Result<ExitCode> {
-    let collector = Collector::start(host_address(cluster)?)?;
-    let mut timelines = Vec::new();
-    for run in 0..runs {
-        let loss = if run % 2 == 0 { Loss::Killed } else { Loss::Paused };
-        let namespace = format!("e2e-level-{run}");
-        println!("run {}: node {loss:?}", run + 1);
-        cluster.ensure_namespace(&namespace)?;
-        let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
-        timelines.push(lose_node(&stage, loss)?);
-        cluster.delete_namespace(&namespace, std::time::Duration::from_secs(120))?;
-    }
-    println!("{}", table(&timelines));
-    Ok(ExitCode::SUCCESS)
 }
 
 /// This machine, as pods of a kind cluster reach it: the gateway of its network.

@@ -16,6 +16,9 @@ struct Options {
     /// A file, made if it is absent, or a block device
     #[arg(long)]
     path: PathBuf,
+    /// Where in it the ledger begins, in bytes: a multiple of 4096
+    #[arg(long, default_value_t = 0)]
+    offset: u64,
     /// By which the collector knows this writer
     #[arg(long, default_value = "writer")]
     name: String,
@@ -35,7 +38,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let ledger = Ledger::open(&options.path)?;
+    let ledger = Ledger::open(&options.path, options.offset)?;
     let found = ledger.read()?;
     let greeting = format!("found {} {}", found.last, found.damaged);
     println!("{greeting}");

@@ -7,14 +7,24 @@ use nix::sys::signal::Signal;
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
-use crate::cluster::SYSTEM;
+use super::fail_over::BACK_WITHIN;
+use super::features::{class, drop_class};
+use crate::cluster::{SYSTEM, text};
 use crate::nodes::{self, Cut, docker};
+use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
+
+/// A writer that was told nothing for so long hangs.
+const HANGS: Duration = Duration::from_secs(5);
 
 /// A writer, running and in sync. Gives its node and its volume.
 pub(super) fn start_writer(stage: &Stage, writer: &str) -> Result<(String, String)> {
+    start_writer_in(stage, writer, Claim::new("data"))
+}
+
+/// The same with a claim `data` of another kind.
+pub(super) fn start_writer_in(stage: &Stage, writer: &str, claim: Claim) -> Result<(String, String)> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let claim = Claim::new("data");
     let pod = Pod::recorder(writer, &claim, &stage.collector);
     cluster.apply(&[claim.object(namespace), pod.object(cluster, namespace)])?;
     let node = cluster.wait_running(namespace, writer, RUNS_WITHIN)?;
@@ -22,6 +32,12 @@ pub(super) fn start_writer(stage: &Stage, writer: &str) -> Result<(String, Strin
     let volume = cluster.mirror_volume(namespace, "data")?;
     cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
     Ok((node, volume))
+}
+
+/// A node with a replica of a volume that is not this one.
+pub(super) fn other_replica(stage: &Stage, volume: &str, node: &str) -> Result<String> {
+    let replicas = stage.cluster.replica_nodes(volume)?;
+    replicas.into_iter().find(|replica| replica != node).with_context(|| format!("a replica of {volume} beside {node}"))
 }
 
 /// The writer lived through all of it, without an error.
@@ -57,8 +73,7 @@ pub(super) fn api_server_away(stage: &Stage) -> Result<()> {
 pub(super) fn cut_between_two_nodes(stage: &Stage) -> Result<()> {
     let writer = "cut";
     let (node, volume) = start_writer(stage, writer)?;
-    let replicas = stage.cluster.replica_nodes(&volume)?;
-    let peer = replicas.iter().find(|replica| **replica != node).context("a peer")?;
+    let peer = &other_replica(stage, &volume, &node)?;
     for kind in ["both ways", "to the peer", "from the peer"] {
         let cut = match kind {
             "both ways" => Cut::both_ways(&node, peer)?,
@@ -90,6 +105,94 @@ pub(super) fn api_cut_for_the_writers_node(stage: &Stage) -> Result<()> {
     check_undisturbed(stage, writer).map(|_| ())
 }
 
+/// Mirror traffic has a network of its own; without it, it goes over the other.
+pub(super) fn mirror_network_cut(stage: &Stage) -> Result<()> {
+    let writer = "mirror-cut";
+    let (node, volume) = start_writer(stage, writer)?;
+    let peer = other_replica(stage, &volume, &node)?;
+    let pool = stage.cluster.get("mirrorpool", "", &node)?.context("the node's pool")?;
+    let shown = [&pool["status"]["address"], &pool["status"]["dedicatedAddress"]].map(text);
+    ensure!(shown.as_slice() == nodes::addresses(&node)?, "the pool of {node} shows its addresses as {shown:?}");
+    let cut = Cut::second_network(&node, &peer)?;
+    stage.collector.wait_progress(writer, 300, RUNS_WITHIN)?;
+    stage.cluster.wait_in_sync(&volume, BACK_WITHIN)?;
+    drop(cut);
+    stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
+    let gap = check_undisturbed(stage, writer)?;
+    println!("    longest gap when the mirror network was cut: {:.2} s", gap.as_secs_f64());
+    Ok(())
+}
+
+/// Somebody deletes the Lease that holds a volume's configuration: the writer goes on, a condition says so, nothing makes it anew silently.
+pub(super) fn configuration_lease_deleted(stage: &Stage) -> Result<()> {
+    let writer = "lease-deleted";
+    let class = class(stage, |class| class["parameters"]["arbiter"] = "lease".into())?;
+    let (_, volume) = start_writer_in(stage, writer, Claim::new("data").class(&class))?;
+    let cluster = &stage.cluster;
+    let lease = cluster.get("lease", SYSTEM, &volume)?.context("the configuration Lease")?;
+    cluster.kubectl(&["delete", "lease", "-n", SYSTEM, &volume, "--wait=false"])?;
+    if cluster.get("lease", SYSTEM, &volume)?.is_some() {
+        cluster.kubectl(&[
+            "patch",
+            "lease",
+            "-n",
+            SYSTEM,
+            &volume,
+            "--type=merge",
+            "-p",
+            r#"{"metadata":{"finalizers":null}}"#,
+        ])?;
+    }
+    until_true(RUNS_WITHIN, "a condition says that the register is lost", || {
+        let object = cluster.get("mirrorvolume", "", &volume)?.context("the volume")?;
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.iter().any(|one| one["type"] == "RegisterLost" && one["status"] == "True"))
+    })?;
+    if let Some(again) = cluster.get("lease", SYSTEM, &volume)? {
+        ensure!(again["metadata"]["uid"] == lease["metadata"]["uid"], "the Lease was made anew: {again}");
+    }
+    check_undisturbed(stage, writer)?;
+    drop_class(stage)
+}
+
+/// Too few of a volume's voters are left: its writer hangs, and yet its pod can be deleted.
+pub(super) fn suspended_pod_deleted(stage: &Stage) -> Result<()> {
+    let writer = "suspended";
+    let (node, volume) = start_writer(stage, writer)?;
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let others: Vec<String> = cluster.workers()?.into_iter().filter(|other| *other != node).collect();
+    for other in &others {
+        nodes::kill_node(other)?;
+    }
+    let deleted = (|| {
+        let start = Instant::now();
+        until_true(RUNS_WITHIN, "the writer hangs", || {
+            Ok(stage
+                .collector
+                .lives(writer)
+                .last()
+                .and_then(|life| life.last_ack)
+                .is_some_and(|last| last.elapsed() > HANGS))
+        })?;
+        cluster.kubectl(&["delete", "pod", "-n", namespace, writer, "--wait=true", "--timeout=120s"])?;
+        println!("    the pod was gone {:.1} s after its volume's quorum", start.elapsed().as_secs_f64());
+        Ok::<(), anyhow::Error>(())
+    })();
+    for other in &others {
+        nodes::start_node(other)?;
+    }
+    deleted?;
+    for other in &others {
+        nodes::wait_node_ready(cluster, other, true, BACK_WITHIN)?;
+    }
+    // Nothing is lost: the next pod finds every record.
+    let claim = Claim::new("data");
+    cluster.apply(&[Pod::recorder(writer, &claim, &stage.collector).object(cluster, namespace)])?;
+    stage.collector.wait_writing(writer, 1, BACK_WITHIN)?;
+    stage.collector.check_nothing_lost(writer)?;
+    cluster.wait_in_sync(&volume, BACK_WITHIN)
+}
+
 pub(super) fn plugin_and_kubelet_restarted(stage: &Stage) -> Result<()> {
     let writer = "restarts";
     let (node, _) = start_writer(stage, writer)?;
@@ -118,8 +221,7 @@ pub(super) fn engine_pod_deleted_under_writer(stage: &Stage) -> Result<()> {
 pub(super) fn peers_engine_stopped_and_killed(stage: &Stage) -> Result<()> {
     let writer = "peer-engine";
     let (node, volume) = start_writer(stage, writer)?;
-    let replicas = stage.cluster.replica_nodes(&volume)?;
-    let peer = replicas.iter().find(|replica| **replica != node).context("a peer")?;
+    let peer = &other_replica(stage, &volume, &node)?;
     nodes::signal_program(peer, "lockstep-engine", Signal::SIGSTOP)?;
     let progressed = stage.collector.wait_progress(writer, 100, RUNS_WITHIN);
     nodes::signal_program(peer, "lockstep-engine", Signal::SIGCONT)?;

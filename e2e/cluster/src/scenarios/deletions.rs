@@ -7,7 +7,9 @@ use serde_json::json;
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
-use super::control_plane::{check_undisturbed, start_writer};
+use super::control_plane::{check_undisturbed, other_replica, start_writer};
+use super::fail_over::BACK_WITHIN;
+use super::features::{class, drop_class};
 use crate::nodes;
 use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
@@ -18,9 +20,8 @@ pub(super) fn claim_deleted_while_a_node_is_away(stage: &Stage) -> Result<()> {
     cluster.apply(&[claim.object(namespace), Pod::idle("pod", &claim).object(cluster, namespace)])?;
     let node = cluster.wait_running(namespace, "pod", RUNS_WITHIN)?;
     let volume = cluster.mirror_volume(namespace, "data")?;
-    let replicas = cluster.replica_nodes(&volume)?;
-    let peer = replicas.iter().find(|replica| **replica != node).context("a peer")?.clone();
-    cluster.kubectl(&["delete", "pod", "-n", namespace, "pod", "--wait=true", "--timeout=60s"])?;
+    let peer = other_replica(stage, &volume, &node)?;
+    cluster.delete_pod(namespace, "pod")?;
     nodes::kill_node(&peer)?;
     let deleted = (|| {
         cluster.kubectl(&["delete", "pvc", "-n", namespace, "data", "--wait=false"])?;
@@ -31,11 +32,56 @@ pub(super) fn claim_deleted_while_a_node_is_away(stage: &Stage) -> Result<()> {
     })();
     nodes::start_node(&peer)?;
     deleted?;
-    nodes::wait_node_ready(cluster, &peer, true, Duration::from_secs(180))?;
-    until_true(Duration::from_secs(180), "nothing of the volume is left on the node that came back", || {
-        Ok(nodes::leftovers(&peer, &volume)?.trim().is_empty() && cluster.get("mirrorvolume", "", &volume)?.is_none())
-    })
-    .with_context(|| nodes::leftovers(&peer, &volume).unwrap_or_default())
+    wait_nothing_left(stage, &volume, &[&peer])
+}
+
+/// Its persistent volume outlives its claim, and is deleted by hand while a replica's node is away.
+pub(super) fn retained_volume_deleted_while_a_node_is_away(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let class = class(stage, |class| class["reclaimPolicy"] = "Retain".into())?;
+    let claim = Claim::new("data").class(&class);
+    cluster.apply(&[claim.object(namespace), Pod::idle("pod", &claim).object(cluster, namespace)])?;
+    let node = cluster.wait_running(namespace, "pod", RUNS_WITHIN)?;
+    let persistent = cluster.wait_bound(namespace, "data", RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, "data")?;
+    let peer = other_replica(stage, &volume, &node)?;
+    cluster.delete_pod(namespace, "pod")?;
+    cluster.kubectl(&["delete", "pvc", "-n", namespace, "data", "--wait=true", "--timeout=60s"])?;
+    ensure!(cluster.get("mirrorvolume", "", &volume)?.is_some(), "a retained volume was deleted with its claim");
+    nodes::kill_node(&peer)?;
+    let deleted = (|| {
+        let patch = json!({"spec": {"persistentVolumeReclaimPolicy": "Delete"}}).to_string();
+        cluster.kubectl(&["patch", "pv", &persistent, "-p", &patch])?;
+        cluster.wait_gone("pv", "", &persistent, RUNS_WITHIN)
+    })();
+    nodes::start_node(&peer)?;
+    deleted?;
+    wait_nothing_left(stage, &volume, &[&node, &peer])?;
+    drop_class(stage)
+}
+
+/// Everything in it at once, the writer too.
+pub(super) fn namespace_deleted_while_a_node_is_away(stage: &Stage) -> Result<()> {
+    let writer = "namespace-deleted";
+    let (node, volume) = start_writer(stage, writer)?;
+    let peer = other_replica(stage, &volume, &node)?;
+    nodes::kill_node(&peer)?;
+    let deleted = stage.cluster.delete_namespace(&stage.namespace, Duration::from_secs(180));
+    nodes::start_node(&peer)?;
+    deleted?;
+    wait_nothing_left(stage, &volume, &[&node, &peer])
+}
+
+fn wait_nothing_left(stage: &Stage, volume: &str, on: &[&str]) -> Result<()> {
+    let cluster = &stage.cluster;
+    for node in on {
+        nodes::wait_node_ready(cluster, node, true, BACK_WITHIN)?;
+        until_true(BACK_WITHIN, &format!("nothing of the volume is left on {node}"), || {
+            Ok(nodes::leftovers(node, volume)?.trim().is_empty() && cluster.get("mirrorvolume", "", volume)?.is_none())
+        })
+        .with_context(|| nodes::leftovers(node, volume).unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 pub(super) fn volume_deleted_by_hand_in_use(stage: &Stage) -> Result<()> {
@@ -49,7 +95,7 @@ pub(super) fn volume_deleted_by_hand_in_use(stage: &Stage) -> Result<()> {
         Ok(conditions.iter().any(|one| one["type"] == "DeletionBlocked" && one["status"] == "True"))
     })?;
     check_undisturbed(stage, writer)?;
-    cluster.kubectl(&["delete", "pod", "-n", namespace, writer, "--wait=true", "--timeout=60s"])?;
+    cluster.delete_pod(namespace, writer)?;
     cluster.wait_gone("mirrorvolume", "", &volume, RUNS_WITHIN)
 }
 

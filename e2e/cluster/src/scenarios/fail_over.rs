@@ -2,19 +2,23 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
-use crate::nodes;
+use super::control_plane::{check_undisturbed, other_replica, start_writer};
+use super::features::{class, drop_class};
+use crate::cluster::SYSTEM;
+use crate::nodes::{self, docker};
 use crate::timeline::Timeline;
+use crate::wait::{until, until_true};
 use crate::workload::{Claim, Pod};
 
 /// A wide bound: the level (12 s, at most 20 s) is measured by itself.
 const ELSEWHERE_WITHIN: Duration = Duration::from_secs(90);
 
 /// A node that was lost is back in the cluster, with its replicas in sync.
-const BACK_WITHIN: Duration = Duration::from_secs(240);
+pub(super) const BACK_WITHIN: Duration = Duration::from_secs(240);
 
 /// How a node is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,18 +87,169 @@ pub(super) fn force_deleted_pod_returns_to_its_node(stage: &Stage) -> Result<()>
     stage.collector.check_nothing_lost(name)
 }
 
+/// The node that dies also led: the successor has to be found first.
+pub(super) fn leaders_node_killed(stage: &Stage) -> Result<()> {
+    lose_leader(stage, "lockstep-controller")
+}
+
+pub(super) fn provisioners_node_killed(stage: &Stage) -> Result<()> {
+    lose_leader(stage, "csi-lockstep-storage")?;
+    // Another provisioner takes over.
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("later");
+    cluster.apply(&[claim.object(namespace), Pod::idle("later", &claim).object(cluster, namespace)])?;
+    cluster.wait_running(namespace, "later", RUNS_WITHIN).map(|_| ())
+}
+
+fn lose_leader(stage: &Stage, lease: &str) -> Result<()> {
+    let cluster = &stage.cluster;
+    let workers = cluster.workers()?;
+    // On a worker: the control plane's node takes the API server along, which is another scenario.
+    let node = until(RUNS_WITHIN, &format!("a worker's pod holds the Lease {lease}"), || {
+        let Ok(node) = cluster.leader_node(lease) else { return Ok(None) };
+        if workers.contains(&node) {
+            return Ok(Some(node));
+        }
+        let pods = cluster.pods_of("controller")?;
+        for (pod, _) in pods.iter().filter(|(_, at)| *at == node) {
+            cluster.delete_pod(SYSTEM, pod)?;
+        }
+        Ok(None)
+    })?;
+    lose_node_of(stage, Loss::Killed, &Claim::new("volume"), Some(&node)).map(|_| ())
+}
+
+/// Only two nodes have storage, and the third vote is the configuration Lease.
+pub(super) fn node_killed_with_lease_arbiter(stage: &Stage) -> Result<()> {
+    let cluster = &stage.cluster;
+    let label = format!("{}=yes", stage.namespace);
+    let pair: Vec<String> = cluster.workers()?.into_iter().take(2).collect();
+    for node in &pair {
+        cluster.kubectl(&["label", "mirrorpool", node, "--overwrite", &label])?;
+    }
+    let class = class(stage, |class| {
+        class["parameters"]["arbiter"] = "lease".into();
+        class["parameters"]["poolSelector"] = label.clone().into();
+    })?;
+    let claim = Claim::new("volume").class(&class);
+    let lost = lose_node_of(stage, Loss::Killed, &claim, Some(&pair[0]));
+    for node in &pair {
+        cluster.kubectl(&["label", "mirrorpool", node, &format!("{}-", stage.namespace)])?;
+    }
+    lost?;
+    drop_class(stage)
+}
+
+/// The API server's node dies: writers do not notice. A writer's node dies meanwhile: its pod moves when the API server is back.
+pub(super) fn api_servers_node_killed(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let (name, stays) = ("moves", "stays");
+    let workers = cluster.workers()?;
+    let claim = Claim::new("volume");
+    let moving = Pod::recorder(name, &claim, &stage.collector).preferring(&workers[0]);
+    let other = Claim::new("other");
+    let staying = Pod::recorder(stays, &other, &stage.collector).on(&workers[1]);
+    cluster.apply(&[
+        moving.stateful_set(cluster, namespace, &claim),
+        other.object(namespace),
+        staying.object(cluster, namespace),
+    ])?;
+    let (pod, claim) = (format!("{name}-0"), format!("volume-{name}-0"));
+    let node = cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
+    cluster.wait_running(namespace, stays, RUNS_WITHIN)?;
+    for writer in [name, stays] {
+        stage.collector.wait_writing(writer, 0, RUNS_WITHIN)?;
+    }
+    let volume = cluster.mirror_volume(namespace, &claim)?;
+    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    cluster.wait_in_sync(&cluster.mirror_volume(namespace, "other")?, RUNS_WITHIN)?;
+
+    let control_plane = format!("{}-control-plane", cluster.name);
+    nodes::kill_node(&control_plane)?;
+    let went_on = (|| {
+        stage.collector.wait_progress(name, 200, RUNS_WITHIN)?;
+        nodes::kill_node(&node)?;
+        stage.collector.wait_progress(stays, 500, RUNS_WITHIN)
+    })();
+    nodes::start_node(&control_plane)?;
+    let moved = went_on.and_then(|()| stage.collector.wait_writing(name, 1, BACK_WITHIN));
+    nodes::start_node(&node)?;
+    moved?;
+    stage.collector.check_nothing_lost(name)?;
+    nodes::wait_node_ready(cluster, &node, true, BACK_WITHIN)?;
+    nodes::wait_node_ready(cluster, &control_plane, true, BACK_WITHIN)?;
+    cluster.wait_in_sync(&volume, BACK_WITHIN)?;
+    check_undisturbed(stage, stays).map(|_| ())
+}
+
+/// The power fails everywhere, and comes back.
+pub(super) fn all_nodes_off_and_on(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let name = "cold-start";
+    let claim = Claim::new("volume");
+    let pod = Pod::recorder(name, &claim, &stage.collector);
+    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let pod = format!("{name}-0");
+    cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
+    stage.collector.wait_writing(name, 0, RUNS_WITHIN)?;
+    stage.collector.wait_progress(name, 100, RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, &format!("volume-{pod}"))?;
+    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    let mut all = cluster.workers()?;
+    all.push(format!("{}-control-plane", cluster.name));
+    let names: Vec<&str> = all.iter().map(String::as_str).collect();
+    docker(&[&["kill"], names.as_slice()].concat())?;
+    docker(&[&["start"], names.as_slice()].concat())?;
+    until_true(BACK_WITHIN, "the API server answers", || Ok(cluster.list("node", "").is_ok()))?;
+    for node in &all {
+        nodes::wait_node_ready(cluster, node, true, BACK_WITHIN)?;
+    }
+    let lives = stage.collector.lives(name).len();
+    stage.collector.wait_writing(name, lives.max(1), BACK_WITHIN)?;
+    stage.collector.check_nothing_lost(name)?;
+    cluster.wait_in_sync(&volume, BACK_WITHIN)
+}
+
+/// A replica's node comes back as a new one: another node object, and nothing on its disk.
+pub(super) fn node_re_added_with_empty_disks(stage: &Stage) -> Result<()> {
+    let cluster = &stage.cluster;
+    let writer = "re-added";
+    let (node, volume) = start_writer(stage, writer)?;
+    let peer = other_replica(stage, &volume, &node)?;
+    nodes::kill_node(&peer)?;
+    let emptied = (|| {
+        cluster.kubectl(&["delete", "node", &peer])?;
+        std::fs::remove_dir_all(nodes::path_on_host(&peer, "lib/lockstep")?).context("empty its disk")
+    })();
+    nodes::start_node(&peer)?;
+    emptied?;
+    nodes::wait_node_registered(cluster, &peer, BACK_WITHIN)?;
+    nodes::connect_pods(cluster)?;
+    nodes::wait_node_ready(cluster, &peer, true, BACK_WITHIN)?;
+    stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
+    cluster.wait_in_sync(&volume, BACK_WITHIN)?;
+    ensure!(cluster.replica_nodes(&volume)?.len() == 2, "replicas: {:?}", cluster.replica_nodes(&volume)?);
+    check_undisturbed(stage, writer).map(|_| ())
+}
+
 /// Loses the node of a writer, follows its pod, and waits until the node is back and in sync.
 ///
 /// # Errors
 /// The pod does not go on elsewhere, something acknowledged is missing, or the node does not come back.
 pub fn lose_node(stage: &Stage, loss: Loss) -> Result<Timeline> {
+    lose_node_of(stage, loss, &Claim::new("volume"), None)
+}
+
+/// The same with a claim `volume` of another kind, and a writer that begins on a certain node.
+fn lose_node_of(stage: &Stage, loss: Loss, claim: &Claim, on: Option<&str>) -> Result<Timeline> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let claim = Claim::new("volume");
     let name = namespace.trim_start_matches("e2e-").to_owned();
-    let pod = Pod::recorder(&name, &claim, &stage.collector);
-    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let mut pod = Pod::recorder(&name, claim, &stage.collector);
+    pod.preferred_node = on.map(str::to_owned);
+    cluster.apply(&[pod.stateful_set(cluster, namespace, claim)])?;
     let (pod, claim) = (format!("{name}-0"), format!("volume-{name}-0"));
     let node = cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
+    ensure!(on.is_none_or(|on| on == node), "the writer runs on {node}, not on {on:?}");
     let life = stage.collector.lives(&name).len().saturating_sub(1);
     stage.collector.wait_writing(&name, life, RUNS_WITHIN)?;
     stage.collector.wait_progress(&name, 100, RUNS_WITHIN)?;

@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
+use super::control_plane::{check_undisturbed, start_writer};
+use crate::nodes::docker;
 use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
 
 /// A class like the default one, with other settings: classes belong to no namespace, so it bears the scenario's name.
-fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<String> {
+pub(super) fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<String> {
     let mut class = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": stage.namespace},
         "provisioner": "csi.lockstep.storage", "allowVolumeExpansion": true, "reclaimPolicy": "Delete",
@@ -24,7 +26,7 @@ fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<String> {
     Ok(stage.namespace.clone())
 }
 
-fn drop_class(stage: &Stage) -> Result<()> {
+pub(super) fn drop_class(stage: &Stage) -> Result<()> {
     stage.cluster.kubectl(&["delete", "storageclass", &stage.namespace]).map(|_| ())
 }
 
@@ -95,7 +97,7 @@ pub(super) fn pod_settings(stage: &Stage) -> Result<()> {
     cluster.wait_running(namespace, "grouped", RUNS_WITHIN)?;
     let group = cluster.exec(namespace, "grouped", "echo kept > /data/file; stat -c %g /data/file")?;
     ensure!(group.trim() == "2000", "group of a new file: {group}");
-    cluster.kubectl(&["delete", "pod", "-n", namespace, "grouped", "--wait=true", "--timeout=60s"])?;
+    cluster.delete_pod(namespace, "grouped")?;
     let reader = Pod { read_only: true, ..Pod::idle("reader", &claim) };
     cluster.apply(&[reader.object(cluster, namespace)])?;
     cluster.wait_running(namespace, "reader", RUNS_WITHIN)?;
@@ -113,7 +115,7 @@ pub(super) fn generic_ephemeral_volume(stage: &Stage) -> Result<()> {
     cluster.apply(&[pod])?;
     cluster.wait_running(namespace, "pod", RUNS_WITHIN)?;
     cluster.exec(namespace, "pod", "echo x > /data/file && sync /data/file")?;
-    cluster.kubectl(&["delete", "pod", "-n", namespace, "pod", "--wait=true", "--timeout=60s"])?;
+    cluster.delete_pod(namespace, "pod")?;
     cluster.wait_gone("pvc", namespace, "pod-volume", RUNS_WITHIN)
 }
 
@@ -128,7 +130,7 @@ pub(super) fn read_write_once_pod(stage: &Stage) -> Result<()> {
         let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
         Ok(conditions.iter().any(|one| one["type"] == "PodScheduled" && one["status"] == "False"))
     })?;
-    cluster.kubectl(&["delete", "pod", "-n", namespace, "first", "--wait=true", "--timeout=60s"])?;
+    cluster.delete_pod(namespace, "first")?;
     cluster.wait_running(namespace, "second", RUNS_WITHIN).map(|_| ())
 }
 
@@ -143,6 +145,49 @@ pub(super) fn two_pods_of_one_node(stage: &Stage) -> Result<()> {
     let seen = cluster.exec(namespace, "second", "cat /data/file")?;
     ensure!(seen.trim() == "shared", "the other pod read {seen}");
     Ok(())
+}
+
+/// What may be changed of a volume that is in use.
+pub(super) fn attributes_class(stage: &Stage) -> Result<()> {
+    let writer = "attributes";
+    let (_, volume) = start_writer(stage, writer)?;
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let wanted = "lockstep-gentle-resync";
+    let patch = json!({"spec": {"volumeAttributesClassName": wanted}}).to_string();
+    cluster.kubectl(&["patch", "pvc", "-n", namespace, "data", "-p", &patch])?;
+    until_true(RUNS_WITHIN, "the claim has the attributes", || {
+        let claim = cluster.get("pvc", namespace, "data")?.unwrap_or_default();
+        Ok(claim["status"]["currentVolumeAttributesClassName"] == wanted)
+    })?;
+    let object = cluster.get("mirrorvolume", "", &volume)?.unwrap_or_default();
+    ensure!(object["spec"]["resyncRate"] == 50 << 20, "the volume's settings: {}", object["spec"]);
+    check_undisturbed(stage, writer).map(|_| ())
+}
+
+/// A file that is gone costs no room any more, on any node, once somebody trims.
+pub(super) fn discard_gives_space_back(stage: &Stage) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    let claim = Claim::new("data");
+    cluster.apply(&[claim.object(namespace), Pod::idle("pod", &claim).object(cluster, namespace)])?;
+    let node = cluster.wait_running(namespace, "pod", RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, "data")?;
+    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    let replicas = cluster.replica_nodes(&volume)?;
+    let used = |node: &str| -> Result<u64> {
+        let script = format!("du -sk /var/lib/lockstep/pool/*{volume}* | awk '{{sum += $1}} END {{print sum}}'");
+        Ok(docker(&["exec", node, "sh", "-c", &script])?.trim().parse()?)
+    };
+    cluster.exec(namespace, "pod", "dd if=/dev/urandom of=/data/file bs=1M count=200 conv=fsync 2>/dev/null")?;
+    let full: Vec<u64> = replicas.iter().map(|node| used(node)).collect::<Result<_>>()?;
+    ensure!(full.iter().all(|kib| *kib > 200 << 10), "KiB that 200 MiB take on {replicas:?}: {full:?}");
+    cluster.exec(namespace, "pod", "rm /data/file && sync -f /data")?;
+    let mounted =
+        docker(&["exec", &node, "sh", "-c", "findmnt -nro TARGET | grep csi.lockstep.storage | grep globalmount"])?;
+    let target = mounted.lines().next().unwrap_or_default();
+    docker(&["exec", &node, "fstrim", target])?;
+    until_true(RUNS_WITHIN, "the replicas' files are small again", || {
+        Ok(replicas.iter().map(|node| used(node)).collect::<Result<Vec<u64>>>()?.iter().all(|kib| *kib < 100 << 10))
+    })
 }
 
 pub(super) fn fifty_claims_at_once(stage: &Stage) -> Result<()> {
@@ -166,21 +211,21 @@ pub(super) fn fifty_claims_at_once(stage: &Stage) -> Result<()> {
 }
 
 pub(super) fn mounted_and_unmounted_often(stage: &Stage) -> Result<()> {
-    const CYCLES: usize = 30;
+    const CYCLES: usize = 100;
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let claim = Claim::new("data");
     cluster.apply(&[claim.object(namespace)])?;
     let node = cluster.workers()?.into_iter().next().unwrap_or_default();
     let devices = || -> Result<String> {
         let count = "ls /sys/fs/fuse/connections | wc -l; losetup -ln | wc -l";
-        crate::nodes::docker(&["exec", &node, "sh", "-c", count])
+        docker(&["exec", &node, "sh", "-c", count])
     };
     let mut before = None;
     for cycle in 0..CYCLES {
         let name = format!("pod-{cycle}");
         cluster.apply(&[Pod::idle(&name, &claim).on(&node).object(cluster, namespace)])?;
         cluster.wait_running(namespace, &name, RUNS_WITHIN)?;
-        cluster.kubectl(&["delete", "pod", "-n", namespace, &name, "--wait=true", "--timeout=60s"])?;
+        cluster.delete_pod(namespace, &name)?;
         before.get_or_insert(devices()?);
     }
     until_true(RUNS_WITHIN, "as many loop devices and FUSE connections as after the first cycle", || {

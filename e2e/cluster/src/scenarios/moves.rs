@@ -32,7 +32,7 @@ pub(super) fn moves_between_nodes(stage: &Stage) -> Result<()> {
     let mut before = "pod-0".to_owned();
     for (step, node) in [other, without, &workers[0]].into_iter().enumerate() {
         let name = format!("pod-{}", step + 1);
-        cluster.kubectl(&["delete", "pod", "-n", namespace, &before, "--wait=true", "--timeout=60s"])?;
+        cluster.delete_pod(namespace, &before)?;
         cluster.apply(&[Pod::idle(&name, &claim).on(node).object(cluster, namespace)])?;
         cluster.wait_running(namespace, &name, RUNS_WITHIN)?;
         let again = cluster.exec(namespace, &name, "sha256sum /data/file | cut -c1-64")?;

@@ -1,0 +1,171 @@
+//! What is measured, apart from the scenarios: a table for each level.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::cluster::{Cluster, is_ready};
+use crate::collector::Collector;
+use crate::nodes;
+use crate::scenarios::{Loss, Stage, lose_node};
+use crate::timeline::{Timeline, median, table};
+use crate::wait::until_true;
+use crate::workload::{Claim, Pod};
+
+/// No measurement takes longer; what does has no result.
+const BOUND: Duration = Duration::from_secs(600);
+
+/// How long the requests of an idle cluster are counted.
+const IDLE_FOR: Duration = Duration::from_secs(60);
+
+/// Volumes of the idle cluster, and how many are there for comparison.
+const IDLE_VOLUMES: [usize; 2] = [0, 100];
+
+/// Runs all, prints each as soon as it is measured.
+///
+/// # Errors
+/// One of them has no result: what was acknowledged is lost, or a pod does not run within any bound.
+pub fn measure(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<()> {
+    println!("\nclaim to running pod, images present:\n{}", claims(cluster, collector, runs)?);
+    println!("\nengine killed under a writing pod:\n{}", engine_kills(cluster, collector, runs)?);
+    println!("\n50 claims bound and mounted after {:.1} s", many_claims(cluster, collector)?.as_secs_f64());
+    println!("\nnode lost to the pod writing elsewhere:\n{}", table(&fail_overs(cluster, collector, runs)?));
+    println!("\nidle cluster, for {} s:\n{}", IDLE_FOR.as_secs(), idle(cluster, collector)?);
+    Ok(())
+}
+
+/// Runs `body` in a namespace of its own.
+fn on_stage<T>(
+    cluster: &Cluster,
+    collector: &Collector,
+    name: &str,
+    body: impl FnOnce(&Stage) -> Result<T>,
+) -> Result<T> {
+    let namespace = format!("e2e-{name}");
+    cluster.ensure_namespace(&namespace)?;
+    let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
+    let result = body(&stage)?;
+    cluster.delete_namespace(&namespace, BOUND)?;
+    until_true(BOUND, "no volume is left", || Ok(cluster.list("mirrorvolume", "")?.is_empty()))?;
+    Ok(result)
+}
+
+/// Both kinds of loss in turns.
+fn fail_overs(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<Vec<Timeline>> {
+    (0..runs)
+        .map(|run| {
+            let loss = if run % 2 == 0 { Loss::Killed } else { Loss::Paused };
+            println!("run {}: node {loss:?}", run + 1);
+            on_stage(cluster, collector, &format!("level-{run}"), |stage| lose_node(stage, loss))
+        })
+        .collect()
+}
+
+fn claims(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<String> {
+    let mut times = Vec::new();
+    for run in 0..runs {
+        times.push(on_stage(cluster, collector, &format!("claim-{run}"), |stage| {
+            let (claim, namespace) = (Claim::new("data"), stage.namespace.as_str());
+            let start = Instant::now();
+            cluster.apply(&[claim.object(namespace), Pod::idle("pod", &claim).object(cluster, namespace)])?;
+            cluster.wait_running(namespace, "pod", BOUND)?;
+            Ok(start.elapsed())
+        })?);
+    }
+    Ok(row(&times))
+}
+
+fn engine_kills(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<String> {
+    on_stage(cluster, collector, "engine-kills", |stage| {
+        let (claim, namespace) = (Claim::new("data"), stage.namespace.as_str());
+        let writer = Pod::recorder("kills", &claim, collector);
+        cluster.apply(&[claim.object(namespace), writer.object(cluster, namespace)])?;
+        let node = cluster.wait_running(namespace, "kills", BOUND)?;
+        collector.wait_writing("kills", 0, BOUND)?;
+        let mut gaps = Vec::new();
+        for _ in 0..runs {
+            collector.forget_gap("kills");
+            nodes::signal_program(&node, "lockstep-engine", Signal::SIGKILL)?;
+            collector.wait_progress("kills", 200, BOUND)?;
+            let lives = collector.lives("kills");
+            ensure!(lives.len() == 1 && lives[0].errors.is_empty(), "the writer noticed: {lives:?}");
+            gaps.push(lives[0].longest_gap);
+        }
+        Ok(row(&gaps))
+    })
+}
+
+fn many_claims(cluster: &Cluster, collector: &Collector) -> Result<Duration> {
+    const COUNT: usize = 50;
+    on_stage(cluster, collector, "many-claims", |stage| {
+        let namespace = stage.namespace.as_str();
+        let claims = (0..COUNT).map(|number| Claim::new(&format!("data-{number}")).size("64Mi"));
+        let objects: Vec<_> = claims
+            .enumerate()
+            .flat_map(|(number, claim)| {
+                [claim.object(namespace), Pod::idle(&format!("pod-{number}"), &claim).object(cluster, namespace)]
+            })
+            .collect();
+        let start = Instant::now();
+        cluster.apply(&objects)?;
+        until_true(BOUND, "50 pods run", || {
+            Ok(cluster.list("pods", namespace)?.iter().filter(|pod| is_ready(pod)).count() == COUNT)
+        })?;
+        Ok(start.elapsed())
+    })
+}
+
+/// What the API server counts of our objects and of Leases, while nobody asks for anything.
+fn idle(cluster: &Cluster, collector: &Collector) -> Result<String> {
+    let nodes = cluster.list("node", "")?.len();
+    let mut out = String::from("| volumes | nodes | requests a second | watch events a second |\n|---|---|---|---|\n");
+    for volumes in IDLE_VOLUMES {
+        let rates = on_stage(cluster, collector, &format!("idle-{volumes}"), |stage| {
+            let namespace = stage.namespace.as_str();
+            let class = json!({
+                "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": namespace},
+                "provisioner": "csi.lockstep.storage", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
+                "parameters": {"replicas": "2"},
+            });
+            cluster.apply(&[class])?;
+            let claims = (0..volumes).map(|number| Claim::new(&format!("data-{number}")).class(namespace).size("64Mi"));
+            let claims: Vec<_> = claims.map(|claim| claim.object(namespace)).collect();
+            cluster.apply(&claims)?;
+            until_true(BOUND, &format!("{volumes} claims are bound"), || {
+                let claims = cluster.list("pvc", namespace)?;
+                Ok(claims.iter().filter(|claim| claim["status"]["phase"] == "Bound").count() == volumes)
+            })?;
+            let before = counted(cluster)?;
+            // A rate is what happens in a time: there is no state to wait for.
+            thread::park_timeout(IDLE_FOR);
+            let after = counted(cluster)?;
+            cluster.kubectl(&["delete", "storageclass", namespace])?;
+            Ok([0, 1].map(|kind| (after[kind] - before[kind]) / IDLE_FOR.as_secs_f64()))
+        })?;
+        out.push_str(&format!("| {volumes} | {nodes} | {:.2} | {:.2} |\n", rates[0], rates[1]));
+    }
+    Ok(out)
+}
+
+/// Requests and watch events so far, of our kinds and of Leases (of everybody).
+fn counted(cluster: &Cluster) -> Result<[f64; 2]> {
+    let metrics = cluster.kubectl(&["get", "--raw", "/metrics"])?;
+    let sum = |metric: &str| {
+        let ours = |line: &&str| line.contains("lockstep.storage") || line.contains("coordination.k8s.io");
+        let lines = metrics.lines().filter(|line| line.starts_with(&format!("{metric}{{"))).filter(ours);
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+    };
+    Ok([sum("apiserver_request_total"), sum("apiserver_watch_events_total")])
+}
+
+/// Durations, with median and worst.
+fn row(all: &[Duration]) -> String {
+    let seconds = |value: Duration| format!("{:.2} s", value.as_secs_f64());
+    let runs: Vec<String> = all.iter().copied().map(seconds).collect();
+    let middle = median(all.to_vec()).map_or_else(|| "-".to_owned(), seconds);
+    let worst = all.iter().copied().max().map_or_else(|| "-".to_owned(), seconds);
+    format!("| runs | median | worst |\n|---|---|---|\n| {} | {middle} | {worst} |", runs.join(", "))
+}
