@@ -24,6 +24,8 @@ ROUNDS ?= 200
 SOAK_SECONDS ?= 1200
 FUZZ_SECONDS ?= 60
 BENCH ?= full
+# Of e2e: nothing for all, --smoke for the short ones, --only NAME.
+SCENARIOS ?=
 
 # What `make test` runs of the simulation and of the soak: of one writer ten rounds or twenty seconds, whichever is first.
 TEST_SEEDS ?= 2000
@@ -110,7 +112,7 @@ manifests: setup
 	@scripts/manifests render
 
 e2e:
-	scripts/e2e run
+	scripts/e2e run $(SCENARIOS)
 
 e2e-levels:
 	scripts/e2e levels

@@ -55,7 +55,10 @@ pub async fn t05_sizes_are_within_what_is_asked(target: &Target) -> Result<()> {
 
 /// The largest volume that is said to be possible is not larger than the room, nor smaller than the smallest.
 pub async fn t05_what_is_possible_is_said(target: &Target) -> Result<()> {
-    let query = proto::GetCapacityRequest { parameters: target.parameters.clone(), ..Default::default() };
+    // As the provisioner sends them: with what is meant for itself.
+    let mut parameters = target.parameters.clone();
+    parameters.insert("csi.storage.k8s.io/fstype".to_owned(), "xfs".to_owned());
+    let query = proto::GetCapacityRequest { parameters, ..Default::default() };
     let found = done("capacity", target.controller().get_capacity(query).await)?;
     let largest = found.maximum_volume_size.context("the largest volume is said")?;
     let smallest = found.minimum_volume_size.context("the smallest volume is said")?;

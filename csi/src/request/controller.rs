@@ -10,10 +10,11 @@ use crate::controller_port::{CapacityQuery, Claim, Confirm, CreateVolume, Page, 
 use crate::topology::Accessibility;
 use crate::volume::{NameError, VolumeId, VolumeName};
 
-/// What the provisioner adds to the parameters of a StorageClass, for people: not parameters of ours.
+/// Begins the names of parameters of a StorageClass that speak to the provisioner, or that it adds for people. It takes the former
+/// away when it asks for a volume, and leaves them when it asks for capacity.
+const OF_PROVISIONER: &str = "csi.storage.k8s.io/";
 const CLAIM_NAME: &str = "csi.storage.k8s.io/pvc/name";
 const CLAIM_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
-const VOLUME_OBJECT_NAME: &str = "csi.storage.k8s.io/pv/name";
 
 pub(crate) fn parse_create(wire: proto::CreateVolumeRequest) -> Result<CreateVolume, Refusal> {
     let name = VolumeName::parse(&wire.name).map_err(|error| match error {
@@ -83,7 +84,8 @@ pub(crate) fn parse_modify(wire: proto::ControllerModifyVolumeRequest) -> Result
 }
 
 pub(crate) fn parse_capacity(wire: proto::GetCapacityRequest) -> Result<CapacityQuery, Refusal> {
-    let parameters = parse_map("parameters", wire.parameters)?;
+    let mut parameters = parse_map("parameters", wire.parameters)?;
+    take_claim(&mut parameters);
     let topology = wire.accessible_topology.map(|one| parse_topology("accessible_topology", one)).transpose()?;
     let capabilities = if wire.volume_capabilities.is_empty() {
         Vec::new()
@@ -142,7 +144,6 @@ fn parse_accessibility(wire: proto::TopologyRequirement) -> Result<Accessibility
 fn take_claim(parameters: &mut Parameters) -> Option<Claim> {
     let name = parameters.remove(CLAIM_NAME);
     let namespace = parameters.remove(CLAIM_NAMESPACE);
-    // The object's name is the volume's name already.
-    parameters.remove(VOLUME_OBJECT_NAME);
+    parameters.retain(|name, _| !name.starts_with(OF_PROVISIONER));
     Some(Claim { name: name?, namespace: namespace? })
 }

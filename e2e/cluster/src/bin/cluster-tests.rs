@@ -4,7 +4,7 @@
 //!     cluster-tests --kubeconfig FILE --kubectl FILE levels --runs 10
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -63,8 +63,14 @@ enum Action {
     },
 }
 
-fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    run(&Options::parse()).unwrap_or_else(|error| {
+        eprintln!("cluster-tests: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
     let cluster = Cluster::new(
         options.kubectl.clone(),
         options.kubeconfig.clone(),
@@ -94,7 +100,7 @@ fn main() -> Result<ExitCode> {
                         println!("scenario {}: passed in {} s", scenario.name, start.elapsed().as_secs());
                     }
                     Err(error) => {
-                        println!("scenario {}: FAILED after {} s: {error:?}", scenario.name, start.elapsed().as_secs());
+                        println!("scenario {}: FAILED after {} s: {error:#}", scenario.name, start.elapsed().as_secs());
                         collect_logs(&cluster, &options.logs.join(scenario.name));
                         failed.push(scenario.name);
                         if *stop {
@@ -124,12 +130,15 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-/// This machine, as pods of a kind cluster reach it: the gateway of its network.
+/// This machine, as pods of a kind cluster reach it: the gateway of its network, which is the first address unless docker says another.
 fn host_address(cluster: &Cluster) -> Result<IpAddr> {
-    let format = "{{range .IPAM.Config}}{{.Gateway}} {{end}}";
-    let gateways = docker(&["network", "inspect", &format!("kind-{}", cluster.name), "-f", format])?;
-    let parsed = gateways.split_whitespace().filter_map(|word| word.parse::<IpAddr>().ok());
-    parsed.into_iter().find(IpAddr::is_ipv4).context("the cluster's network has no IPv4 gateway")
+    let format = "{{range .IPAM.Config}}{{.Gateway}} {{.Subnet}} {{end}}";
+    let text = docker(&["network", "inspect", &format!("kind-{}", cluster.name), "-f", format])?;
+    let words = text.split_whitespace().filter_map(|word| match word.split_once('/') {
+        None => word.parse::<Ipv4Addr>().ok(),
+        Some((subnet, _)) => subnet.parse::<Ipv4Addr>().ok().map(|first| Ipv4Addr::from_bits(first.to_bits() + 1)),
+    });
+    words.into_iter().next().map(IpAddr::V4).context("the cluster's network has no IPv4 gateway")
 }
 
 /// What a person wants to see of a failure. As much as can be had.

@@ -110,6 +110,8 @@ impl Scenario {
     /// What went wrong, with events.
     pub fn run(&self, cluster: &Cluster, collector: &Collector) -> Result<()> {
         let namespace = format!("e2e-{}", self.name);
+        // What an earlier run left.
+        cluster.delete_namespace(&namespace, GONE_WITHIN)?;
         cluster.ensure_namespace(&namespace)?;
         let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
         (self.run)(&stage).with_context(|| cluster.events(&namespace))?;
