@@ -83,4 +83,5 @@ pub enum Broken {
     EmptyStartsAlone = 76,
     EmptyByBitmap = 77,
     ResumesAnything = 78,
+    WantedUnheard = 79,
 }

@@ -462,4 +462,6 @@ pub enum Message {
     },
     /// The sender holds the mark of the receiver durably.
     GoodbyeSeen,
+    /// The sender is to attach the volume in the place of a writer, and waits until that is expelled.
+    AttachWanted,
 }

@@ -100,6 +100,7 @@ fn messages_of_version_2() -> Vec<Message> {
         Message::Accept { ballot: ballot(3), config: changed() },
         Message::VoterAdmit { voter: VoterId(14), config: changed() },
         Message::Install { config: changed(), left: vec![(B, Incarnation(99))] },
+        Message::AttachWanted,
     ]
 }
 
@@ -405,7 +406,7 @@ fn metadata_of_every_version_is_loaded_and_goes_on_in_the_newest() {
 
 #[test]
 fn there_is_a_sample_of_every_kind() {
-    let kinds: BTreeSet<Kind> = messages().iter().map(Kind::of).collect();
+    let kinds: BTreeSet<Kind> = messages().iter().chain(&messages_of_version_2()).map(Kind::of).collect();
     assert_eq!(kinds.len(), Kind::ALL.len());
 }
 

@@ -115,6 +115,7 @@ impl Replica {
         match frame.message {
             Message::Goodbye { incarnation } => return self.on_goodbye(node, incarnation),
             Message::GoodbyeSeen => return self.on_goodbye_seen(node),
+            Message::AttachWanted => return self.on_attach_wanted(),
             _ => {}
         }
         if self.is_newer(stamp) {

@@ -13,7 +13,7 @@ use crate::config::{AttachMode, Attachment, Config, Generation};
 use crate::effect::Effect;
 use crate::ids::{CommandId, Epoch, NodeId, Time, VoterId};
 use crate::input::{Command, CommandError, Reply};
-use crate::message::{Ballot, Class};
+use crate::message::{Ballot, Class, Message};
 use crate::meta::{MetaUpdate, VoterState};
 
 /// How long an attach without `take_over`, a detach or a resize is tried.
@@ -41,12 +41,21 @@ pub(super) struct Operator {
     members: Option<(Pending, Wanted)>,
     /// A force, or the giving up of a generation.
     generation: Option<CommandId>,
+    /// When the replicas in sync are told again that an attach waits here.
+    tell_at: Time,
+    /// Until when an attach is taken to wait at another node, which says so again and again.
+    wanted_until: Time,
 }
 
 impl Operator {
     /// An attach waits for another writer to be fenced.
     pub fn takes_over(&self) -> bool {
         self.attach.is_some_and(|(_, _, take_over)| take_over)
+    }
+
+    /// An attach waits, at another node, for another writer to be fenced.
+    pub fn is_wanted_elsewhere(&self, now: Time) -> bool {
+        now < self.wanted_until
     }
 
     pub fn wants_attachment(&self) -> bool {
@@ -211,6 +220,9 @@ impl Replica {
             // As long as another writer is known there is nothing to swap; its end changes what is known.
             let holder = self.known.other_writer(node).filter(|_| attachment.mode == AttachMode::ReadWrite);
             let held = holder.is_some();
+            if held {
+                self.tell_attach_wanted();
+            }
             if let (Some(holder), Some((pending, _, false))) = (holder, self.operator.attach) {
                 self.operator.attach = None;
                 self.answer(pending.command, Err(CommandError::AttachedElsewhere { holder }));
@@ -237,6 +249,24 @@ impl Replica {
         }
         let (_, blocks) = self.operator.resize?;
         Some(Change::Resize { blocks })
+    }
+
+    /// Only replicas in sync expel a silent writer, and they take their time while nobody waits for its place.
+    fn tell_attach_wanted(&mut self) {
+        if !self.operator.takes_over() || self.now < self.operator.tell_at {
+            return;
+        }
+        self.operator.tell_at = self.now.after(self.timing.retry);
+        let replicas: Vec<NodeId> = self.view.nodes(self.view.in_sync).filter(|node| *node != self.node).collect();
+        for node in replicas {
+            self.send(node, Message::AttachWanted, None);
+        }
+    }
+
+    pub(super) fn on_attach_wanted(&mut self) {
+        if !self.broken(broken!(WantedUnheard)) {
+            self.operator.wanted_until = self.now.after(self.timing.retry * 4);
+        }
     }
 
     /// True if this run took an attachment over from its predecessor, and the front end has not come back: whoever wants the

@@ -126,14 +126,14 @@ impl Replica {
     }
 
     /// True if the run is the only one that has the volume attached, its front end outlives it, and nobody asks anything of the volume
-    /// here: its requests wait, nobody else's wait for anything, and a successor that comes takes its place. Not if its supervisor
+    /// here, or waits for its place elsewhere: its requests wait, nobody else's wait for anything, and a successor that comes takes its place. Not if its supervisor
     /// says that there will be none.
     fn is_awaited(&self, (node, incarnation): (NodeId, Incarnation), since: Time) -> bool {
         let attached = &self.known.attached;
         let outlives = attached.get(&node).is_some_and(|own| own.recoverable && own.incarnation == incarnation);
         let last_word =
             self.exited.contains(&(node, incarnation)) && !self.hold_expulsion.contains_key(&(node, incarnation));
-        let idle = attached.len() == 1 && !self.operator.is_busy();
+        let idle = attached.len() == 1 && !self.operator.is_busy() && !self.operator.is_wanted_elsewhere(self.now);
         outlives && idle && !last_word && self.now.since(since) < self.timing.absence_hold
     }
 

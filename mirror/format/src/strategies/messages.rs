@@ -215,5 +215,6 @@ fn views() -> impl Strategy<Value = Message> {
         any::<bool>().prop_map(|stays| Message::LeaveAnswer { stays }),
         incarnation().prop_map(|incarnation| Message::Goodbye { incarnation }),
         Just(Message::GoodbyeSeen),
+        Just(Message::AttachWanted),
     ]
 }

@@ -120,6 +120,7 @@ fn layout_of_message(message: &Message) -> Layout {
         | Message::VoterAdmit { config, .. }
         | Message::Install { config, .. }
         | Message::Promise { accepted: Some((_, config)), .. } => layout_of(config),
+        Message::AttachWanted => Layout::Added,
         _ => Layout::Original,
     }
 }

@@ -94,4 +94,5 @@ kinds! {
     LeaveAnswer = 0x71,
     Goodbye = 0x72,
     GoodbyeSeen = 0x73,
+    AttachWanted = 0x74,
 }

@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::world::{Pattern, World};
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 8] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "writer-dies",
         about: "a writer of a few hot blocks dies in the middle of its writes, more than once",
@@ -76,6 +76,13 @@ pub const SCENARIOS: [Scenario; 8] = [
         share: 3,
         plan: returning_plan,
         script: returning_front,
+    },
+    Scenario {
+        name: "place-wanted",
+        about: "a writer ends whose front end would be waited for, and a node that expels nobody wants its place",
+        share: 1,
+        plan: place_wanted_plan,
+        script: place_wanted,
     },
 ];
 
@@ -439,6 +446,44 @@ fn returning_front(world: &mut World) {
         busy(world);
         let moment = world.rng.within(100 * MS, SECOND);
         world.run_for(moment);
+    }
+}
+
+fn place_wanted_plan(rng: &mut Rng) -> Plan {
+    let mut plan = returning_plan(rng);
+    if !plan.nodes.contains(&D) {
+        plan.nodes.push(D);
+    }
+    // Far longer than anybody may wait for the place.
+    plan.timing.absence_hold = 60 * SECOND;
+    plan
+}
+
+/// The writer's engine ends, and a node without a replica in sync, the tie-breaker or another, takes its place.
+fn place_wanted(world: &mut World) {
+    if !warm(world) {
+        return;
+    }
+    let Some(writer) = world.writer() else { return };
+    let replicas = world.plan.replicas.clone();
+    // Where the writer is the one without a replica, one of those that have wants its place.
+    let apart: Vec<NodeId> = world.plan.nodes.iter().copied().filter(|node| !replicas.contains(node)).collect();
+    let others: Vec<NodeId> = if apart.contains(&writer) { replicas } else { apart };
+    let Some(other) = world.rng.pick(&others) else { return };
+    world.operator_on = false;
+    world.load_on = false;
+    for block in [0, 1, 2, 1022] {
+        write(world, writer, block);
+    }
+    let moment = world.rng.skewed(1, 3 * MS);
+    world.run_for(moment);
+    world.kill(writer, true);
+    if let Some(node) = world.nodes.get_mut(&writer) {
+        node.held_down = true;
+    }
+    if goes_elsewhere(world, writer, other) {
+        world.operator_on = true;
+        busy(world);
     }
 }
 

@@ -105,6 +105,7 @@ pub fn frame_kind(message: &Message) -> &'static str {
         Message::LeaveAnswer { .. } => "LeaveAnswer",
         Message::Goodbye { .. } => "Goodbye",
         Message::GoodbyeSeen => "GoodbyeSeen",
+        Message::AttachWanted => "AttachWanted",
     }
 }
 

@@ -49,9 +49,13 @@ pub(in crate::wire) fn decode(kind: Kind, layout: Layout, body: &[u8]) -> Result
         | Kind::NoVote
         | Kind::VoterAdmit
         | Kind::VoterAdmitted => decode_vote(kind, &mut r)?,
-        Kind::Install | Kind::Installed | Kind::LeaveAsk | Kind::LeaveAnswer | Kind::Goodbye | Kind::GoodbyeSeen => {
-            decode_view(kind, &mut r)?
-        }
+        Kind::Install
+        | Kind::Installed
+        | Kind::LeaveAsk
+        | Kind::LeaveAnswer
+        | Kind::Goodbye
+        | Kind::GoodbyeSeen
+        | Kind::AttachWanted => decode_view(kind, &mut r)?,
     };
     r.finish()?;
     Ok(message)
@@ -206,6 +210,7 @@ fn decode_view(kind: Kind, r: &mut Reader<'_>) -> Result<Message, DecodeValue> {
         Kind::LeaveAnswer => Message::LeaveAnswer { stays: r.bool("stays")? },
         Kind::Goodbye => Message::Goodbye { incarnation: Incarnation(r.u64()?) },
         Kind::GoodbyeSeen => Message::GoodbyeSeen,
+        Kind::AttachWanted => Message::AttachWanted,
         other => unreachable!("decode sends {other:?} elsewhere"),
     })
 }

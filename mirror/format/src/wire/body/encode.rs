@@ -34,7 +34,11 @@ pub(in crate::wire) fn encode(message: &Message, layout: Layout, out: &mut Vec<u
             w.u64(floor.0);
         }
         Message::FlushAck { id } => w.u64(id.0),
-        Message::CommitWanted | Message::ReconcileDone | Message::LeaveAsk | Message::GoodbyeSeen => {}
+        Message::CommitWanted
+        | Message::ReconcileDone
+        | Message::LeaveAsk
+        | Message::GoodbyeSeen
+        | Message::AttachWanted => {}
         Message::Read { id, range } | Message::ReadReply { id, range } | Message::DigestAsk { id, range } => {
             w.u64(id.0);
             put_range(w, *range);
