@@ -213,5 +213,7 @@ fn listen_to_signals(end: &CancellationToken) -> Result<()> {
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client> {
     let mut config = read_access(kubeconfig.unwrap_or(Path::new(IN_CLUSTER))).await?;
     config.connect_timeout = Some(CONNECT_WITHIN);
+    // Whoever asks has a bound, and asks again by itself: an eviction that a budget refuses (429) would be waited for, and others behind it.
+    config.default_retry = false;
     Client::try_from(config).context("make a client")
 }
