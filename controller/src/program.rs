@@ -46,6 +46,8 @@ enum Command {
     Definitions,
     /// Fail while there are volumes, and say which: what `helm uninstall` asks first.
     UninstallCheck(Check),
+    /// Do nothing until told to end: what runs in a node's guard pod, whose eviction a drain waits for.
+    Guard,
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Definitions => definitions(),
         Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(run.run())),
+        Command::Guard => runtime().and_then(|runtime| runtime.block_on(guard())),
         Command::UninstallCheck(check) => match runtime().and_then(|runtime| runtime.block_on(check.run())) {
             Ok(Some(refusal)) => {
                 // As it is, and not as one line of a log: people read it with `kubectl logs`.
@@ -112,6 +115,13 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 fn definitions() -> Result<()> {
     let text = serde_saphyr::to_string_multiple(&lockstep_api::definitions()).context("write YAML")?;
     print!("{text}");
+    Ok(())
+}
+
+async fn guard() -> Result<()> {
+    let end = CancellationToken::new();
+    listen_to_signals(&end)?;
+    end.cancelled().await;
     Ok(())
 }
 
