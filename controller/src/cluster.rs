@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
-use lockstep_api::{Arbiter, MirrorPool, MirrorReplica, MirrorVolume};
+use lockstep_api::{Arbiter, MirrorPool, MirrorReplica, MirrorVolume, names};
 use lockstep_leases::Again;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -67,6 +68,10 @@ pub struct Cluster {
     pub node_leases: Store<Lease>,
     /// Leases that hold configurations of volumes.
     pub registers: Store<Lease>,
+    /// Guard pods of nodes.
+    pub guards: Store<Pod>,
+    /// What may forbid their eviction.
+    pub budgets: Store<PodDisruptionBudget>,
     /// How long a node's Lease must not have been renewed before the node counts as lost.
     pub stale_after: Duration,
     /// When each node's Lease was last seen renewed, on this program's clock.
@@ -109,6 +114,8 @@ impl Cluster {
         let (replicas, replicas_writer) = store();
         let (node_leases, leases_writer) = store();
         let (registers, registers_writer) = store();
+        let (guards, guards_writer) = store();
+        let (budgets, budgets_writer) = store();
         let cluster = Arc::new(Self {
             client: client.clone(),
             namespace: namespace.to_owned(),
@@ -119,6 +126,8 @@ impl Cluster {
             replicas,
             node_leases,
             registers,
+            guards,
+            budgets,
             stale_after,
             beats: Mutex::new(Beats::default()),
             changes: watch::Sender::new(0),
@@ -150,8 +159,13 @@ impl Cluster {
         let leases = Api::namespaced(client.clone(), node_namespace);
         tasks.spawn(follow(leases, all(), leases_writer, move |lease: &Lease| it.heard(lease)));
         let it = Arc::clone(&cluster);
-        let (leases, only) = (Api::namespaced(client, namespace), all().labels(REGISTERS));
+        let (leases, only) = (Api::namespaced(client.clone(), namespace), all().labels(REGISTERS));
         tasks.spawn(follow(leases, only, registers_writer, move |lease: &Lease| it.register_changed(lease)));
+        // Who looks after them looks every second.
+        let of_guards = || all().labels(names::LABEL_GUARD);
+        tasks.spawn(follow(Api::namespaced(client.clone(), namespace), of_guards(), guards_writer, |_: &Pod| {}));
+        let budgets = Api::namespaced(client, namespace);
+        tasks.spawn(follow(budgets, of_guards(), budgets_writer, |_: &PodDisruptionBudget| {}));
         (cluster, Watches { tasks })
     }
 
@@ -169,6 +183,8 @@ impl Cluster {
                 self.replicas.wait_until_ready(),
                 self.node_leases.wait_until_ready(),
                 self.registers.wait_until_ready(),
+                self.guards.wait_until_ready(),
+                self.budgets.wait_until_ready(),
             );
         };
         tokio::time::timeout(within, all).await.map_err(|_| NotSynced { within })

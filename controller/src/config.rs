@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use lockstep_api::PoolStorage;
 use serde::{Deserialize, Deserializer};
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub replace_after: Duration,
     /// What happens to pods whose node is lost.
     pub fail_over: FailOver,
+    /// What holds up the drain of a node.
+    pub drain_guard: DrainGuard,
 }
 
 /// Which nodes keep replicas, and where.
@@ -51,6 +54,18 @@ pub struct FailOver {
     pub engine_down_evict_after: Duration,
 }
 
+/// What holds up the drain of a node that must not leave now: a guard pod on every node, with a budget that may forbid its eviction.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct DrainGuard {
+    /// Whether anything does. If not, guards that are there are taken away.
+    pub enabled: bool,
+    /// The Deployment in the namespace of the installation that guards belong to: they are deleted with it.
+    pub deployment: String,
+    /// What a guard pod is made from; where it runs is added.
+    pub pod: Option<PodSpec>,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -59,7 +74,14 @@ impl Default for Config {
             change_members: false,
             replace_after: Duration::from_secs(10 * 60),
             fail_over: FailOver::default(),
+            drain_guard: DrainGuard::default(),
         }
+    }
+}
+
+impl Default for DrainGuard {
+    fn default() -> Self {
+        Self { enabled: false, deployment: "lockstep-controller".to_owned(), pod: None }
     }
 }
 
@@ -139,6 +161,9 @@ impl Config {
         if self.fail_over.node_lease_stale_after < STALE_AFTER_MIN {
             return wrong("failOver.nodeLeaseStaleAfter", "is at least 5s");
         }
+        if self.drain_guard.enabled && self.drain_guard.pod.as_ref().is_none_or(|pod| pod.containers.is_empty()) {
+            return wrong("drainGuard.pod", "has at least one container");
+        }
         let named = self.pools.nodes.iter().filter_map(|(node, storage)| Some((node, storage.as_ref()?)));
         let default = self.pools.default_storage.iter().map(|storage| ("default", storage));
         for (place, storage) in named.map(|(node, storage)| (node.as_str(), storage)).chain(default) {
@@ -171,12 +196,17 @@ mod tests {
     #[test]
     fn everything_can_be_said() {
         let text = "pools:\n  default: {directory: /var/lib/lockstep/pool}\n  nodes:\n    a: {device: /dev/sdb}\n    b: null\n  \
-            nodeSelector: {storage: \"yes\"}\novercommit: 2.5\nreplaceAfter: 10m\nfailOver:\n  enabled: false\n  nodeLeaseStaleAfter: 8s\n";
+            nodeSelector: {storage: \"yes\"}\novercommit: 2.5\nreplaceAfter: 10m\nfailOver:\n  enabled: false\n  nodeLeaseStaleAfter: 8s\n\
+            changeMembers: true\ndrainGuard:\n  enabled: true\n  pod:\n    terminationGracePeriodSeconds: 5\n    containers:\n    - name: guard\n      \
+            image: i\n      resources: {requests: {cpu: 1m, memory: 8Mi}}\n";
         let config = Config::parse(text).expect("is understood");
         assert_eq!(config.replace_after, Duration::from_secs(600));
         assert_eq!(config.fail_over.node_lease_stale_after, Duration::from_secs(8));
         assert_eq!(config.pools.nodes["a"].as_ref().and_then(|it| it.device.as_deref()), Some("/dev/sdb"));
         assert_eq!(config.pools.nodes["b"], None);
+        assert!(config.change_members);
+        let guard = config.drain_guard.pod.expect("a pod");
+        assert_eq!((guard.containers[0].name.as_str(), guard.termination_grace_period_seconds), ("guard", Some(5)));
     }
 
     #[test]
@@ -188,7 +218,8 @@ mod tests {
             ("pools: {default: {directory: pool}}", "absolute path"),
             ("pools: {nodes: {a: {directory: /a, device: /b}}}", "storage of a"),
             ("replaceAfter: soon", "expected number"),
-            ("drainGuard: {enabled: true}", "drainGuard"),
+            ("drainGuard: {enabled: true}", "drainGuard.pod has at least one container"),
+            ("drainGuards: {}", "drainGuards"),
         ] {
             let error = Config::parse(text).expect_err(text);
             let chain = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));

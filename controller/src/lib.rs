@@ -19,3 +19,4 @@ pub mod metrics;
 pub mod plan;
 pub mod program;
 pub mod reconcile;
+mod uninstall;

@@ -22,6 +22,7 @@ use crate::health::{self, Health};
 use crate::leadership::Candidate;
 use crate::metrics::{self, Counts};
 use crate::reconcile::Leader;
+use crate::uninstall::Check;
 
 /// For the first lists of the cluster's objects. Then the program ends, and is started again with new connections.
 const SYNC_WITHIN: Duration = Duration::from_secs(60);
@@ -43,6 +44,10 @@ enum Command {
     Run(Run),
     /// Print the definitions of the custom resources as YAML.
     Definitions,
+    /// Fail while there are volumes, and say which: what `helm uninstall` asks first.
+    UninstallCheck(Check),
+    /// Do nothing until told to end: what runs in a node's guard pod, whose eviction a drain waits for.
+    Guard,
 }
 
 #[derive(Debug, Args)]
@@ -83,11 +88,16 @@ pub fn main() -> ExitCode {
     }
     let outcome = match Arguments::parse().command {
         Command::Definitions => definitions(),
-        Command::Run(run) => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("make a runtime")
-            .and_then(|runtime| runtime.block_on(run.run())),
+        Command::Run(run) => runtime().and_then(|runtime| runtime.block_on(run.run())),
+        Command::Guard => runtime().and_then(|runtime| runtime.block_on(guard())),
+        Command::UninstallCheck(check) => match runtime().and_then(|runtime| runtime.block_on(check.run())) {
+            Ok(Some(refusal)) => {
+                // As it is, and not as one line of a log: people read it with `kubectl logs`.
+                eprint!("{refusal}");
+                return ExitCode::FAILURE;
+            }
+            outcome => outcome.map(|_| tracing::info!("nothing_is_left")),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,9 +108,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("make a runtime")
+}
+
 fn definitions() -> Result<()> {
     let text = serde_saphyr::to_string_multiple(&lockstep_api::definitions()).context("write YAML")?;
     print!("{text}");
+    Ok(())
+}
+
+async fn guard() -> Result<()> {
+    let end = CancellationToken::new();
+    listen_to_signals(&end)?;
+    end.cancelled().await;
     Ok(())
 }
 
@@ -198,8 +219,11 @@ fn listen_to_signals(end: &CancellationToken) -> Result<()> {
     Ok(())
 }
 
-async fn connect(kubeconfig: Option<&Path>) -> Result<Client> {
+/// A client of the API server that a kubeconfig file names; none: of the cluster that this runs in.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client> {
     let mut config = read_access(kubeconfig.unwrap_or(Path::new(IN_CLUSTER))).await?;
     config.connect_timeout = Some(CONNECT_WITHIN);
+    // Whoever asks has a bound, and asks again by itself: an eviction that a budget refuses (429) would be waited for, and others behind it.
+    config.default_retry = false;
     Client::try_from(config).context("make a client")
 }

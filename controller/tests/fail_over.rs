@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use lockstep_api::names;
 use serde_json::{Value, json};
 use setup::{Setup, attached, request};
@@ -117,6 +118,12 @@ impl Placed for PersistentVolume {
 }
 
 impl Placed for PersistentVolumeClaim {
+    fn api(client: kube::Client, namespace: &str) -> Api<Self> {
+        Api::namespaced(client, namespace)
+    }
+}
+
+impl Placed for PodDisruptionBudget {
     fn api(client: kube::Client, namespace: &str) -> Api<Self> {
         Api::namespaced(client, namespace)
     }
@@ -242,15 +249,33 @@ fn pods_of_an_engine_that_stays_down_are_evicted() -> Result<()> {
     setup.run(one.csi().create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
     setup.bind("data", "pvc-1", names::DRIVER)?;
     setup.pod("moves", "a", &["data"], true)?;
+    // A budget forbids the eviction of one of them, the first that is looked at.
+    setup.pod("kept", "a", &["data"], true)?;
+    let pods: Api<Pod> = Api::namespaced(setup.client.clone(), "default");
+    let kept = Patch::Merge(json!({ "metadata": { "labels": { "app": "kept" } } }));
+    setup.run(pods.patch("kept", &PatchParams::default(), &kept))?;
+    let running = Patch::Merge(json!({ "status": { "phase": "Running" } }));
+    setup.run(pods.patch_status("kept", &PatchParams::default(), &running))?;
+    setup.make::<PodDisruptionBudget>(
+        Some("default"),
+        json!({
+            "metadata": { "name": "kept" },
+            "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "kept" } } },
+        }),
+    )?;
     setup.write_from("pvc-1", "a", 2, &["b", "c"])?;
     setup.nodes.set_engine_down("a", true);
-    let pods: Api<Pod> = Api::namespaced(setup.client.clone(), "default");
     // No kubelet is there to end it: an eviction leaves the pod with a grace period that runs.
     setup.until("the pod is evicted", || {
         let pod = setup.run(pods.get_opt("moves"))?;
         Ok(pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()).then_some(()))
     })?;
     ensure!(setup.tainted("a")?);
+    setup.until("it is told", || {
+        Ok((setup.events("EngineDown")? == ["a"] && setup.events("KeptOnFence")? == ["kept"]).then_some(()))
+    })?;
+    ensure!(setup.run(pods.get("kept"))?.metadata.deletion_timestamp.is_none());
     setup.nodes.set_engine_down("a", false);
-    setup.until("the taint is gone", || Ok((!setup.tainted("a")?).then_some(())))
+    setup.until("the taint is gone", || Ok((!setup.tainted("a")?).then_some(())))?;
+    setup.until("that is told, too", || Ok((setup.events("FenceLifted")? == ["a"]).then_some(())))
 }

@@ -12,6 +12,15 @@ pub const TOPOLOGY_NODE: &str = "topology.csi.lockstep.storage/node";
 /// Label of a [`crate::MirrorReplica`]: the volume's name.
 pub const LABEL_VOLUME: &str = "lockstep.storage/volume";
 
+/// Label of a node's guard pod, and of the PodDisruptionBudget that may forbid its eviction: see [`guard_label`].
+pub const LABEL_GUARD: &str = "lockstep.storage/guard";
+
+/// Annotation of a guard's PodDisruptionBudget: why the node may not be drained now; empty: it may.
+pub const ANNOTATION_DRAIN: &str = "lockstep.storage/drain";
+
+/// Annotation of a guard pod: digest of what it was made from.
+pub const ANNOTATION_TEMPLATE: &str = "lockstep.storage/template";
+
 /// Annotation of a pod that is not to be deleted when its node is fenced: any value but `true` and absence mean the default.
 pub const ANNOTATION_KEEP_ON_FENCE: &str = "lockstep.storage/keep-on-fence";
 
@@ -51,8 +60,31 @@ pub fn replica_name(volume: &str, node: &str) -> String {
     format!("{volume}.{:016x}", fnv1a(node.as_bytes()))
 }
 
+/// Longest value of a label.
+const LABEL_BYTES_MAX: usize = 63;
+
+/// The name of a node's guard pod, and of its PodDisruptionBudget.
+#[must_use]
+pub fn guard_name(node: &str) -> String {
+    let plain = format!("lockstep-guard-{node}");
+    if plain.len() <= NAME_BYTES_MAX {
+        return plain;
+    }
+    format!("lockstep-guard-{:016x}", fnv1a(node.as_bytes()))
+}
+
+/// The value of [`LABEL_GUARD`]: the node's name where it fits.
+#[must_use]
+pub fn guard_label(node: &str) -> String {
+    if node.len() <= LABEL_BYTES_MAX {
+        return node.to_owned();
+    }
+    format!("{:016x}", fnv1a(node.as_bytes()))
+}
+
 /// FNV-1a of 64 bits: stable for ever, which the standard library's hasher is not.
-fn fnv1a(bytes: &[u8]) -> u64 {
+#[must_use]
+pub fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -66,5 +98,14 @@ mod tests {
         let (a, b) = ("n".repeat(252), "m".repeat(252));
         assert!(replica_name("pvc-1", &a).len() <= NAME_BYTES_MAX);
         assert_ne!(replica_name("pvc-1", &a), replica_name("pvc-1", &b));
+    }
+
+    #[test]
+    fn names_of_guards_fit_and_differ() {
+        assert_eq!(guard_name("worker.example"), "lockstep-guard-worker.example");
+        assert_eq!(guard_label("worker.example"), "worker.example");
+        let (a, b) = ("n".repeat(252), "m".repeat(252));
+        assert!(guard_name(&a).len() <= NAME_BYTES_MAX && guard_label(&a).len() <= LABEL_BYTES_MAX);
+        assert!(guard_name(&a) != guard_name(&b) && guard_label(&a) != guard_label(&b));
     }
 }

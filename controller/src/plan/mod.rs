@@ -10,5 +10,6 @@ pub mod register;
 pub mod replacement;
 pub mod status;
 pub mod transitions;
+pub mod uninstall;
 
 pub use pools::Pool;

@@ -36,7 +36,7 @@ impl Note {
         Self { reason, action, message, warning: true }
     }
 
-    fn normal(reason: &'static str, action: &'static str, message: String) -> Self {
+    pub(super) fn normal(reason: &'static str, action: &'static str, message: String) -> Self {
         Self { reason, action, message, warning: false }
     }
 }

@@ -42,6 +42,15 @@ pub(super) struct Watchfulness {
     held: bool,
 }
 
+/// What became of a pod that is to be moved.
+enum Moved {
+    Gone,
+    /// It is there still, and is asked to go with a later look.
+    Refused {
+        reason: String,
+    },
+}
+
 /// Why something was not done; it is tried again with the next look.
 type Outcome = Result<(), ApplyError>;
 
@@ -94,9 +103,11 @@ impl Leader {
             if silent.contains(&node) {
                 continue;
             }
-            memory.looked.remove(&node);
             let down =
                 lease.annotations().get(names::ANNOTATION_ENGINE).map(String::as_str) == Some(names::ENGINE_DOWN);
+            if !down {
+                memory.looked.remove(&node);
+            }
             if let Err(error) = self.look_at_living(memory, &node, down).await {
                 tracing::warn!(node, %error, "node_not_looked_after");
             }
@@ -144,7 +155,12 @@ impl Leader {
     async fn look_at_living(&self, memory: &mut Watchfulness, node: &str, down: bool) -> Outcome {
         if !down {
             memory.engine_down.remove(node);
-            return if self.is_tainted(node) { self.set_taint(node, false).await } else { Ok(()) };
+            if self.is_tainted(node) {
+                self.set_taint(node, false).await?;
+                let message = format!("{node} is back, and its engine answers");
+                self.note(Note::normal("FenceLifted", "Fence", message), &Subject::Node(node.to_owned())).await;
+            }
+            return Ok(());
         }
         let since = *memory.engine_down.entry(node.to_owned()).or_insert_with(Instant::now);
         let recently = memory.looked.get(node).is_some_and(|at| at.elapsed() < AGAIN_EVERY);
@@ -152,6 +168,10 @@ impl Leader {
             return Ok(());
         }
         self.set_taint(node, true).await?;
+        if !memory.looked.contains_key(node) {
+            let message = format!("the engine of {node} does not answer: pods that use its volumes are evicted");
+            self.note(Note::warning("EngineDown", "FailOver", message), &Subject::Node(node.to_owned())).await;
+        }
         let moved = self.move_pods(node, false).await?;
         for volume in &moved {
             self.write_fail_over(volume, node, "its engine is down").await?;
@@ -206,12 +226,19 @@ impl Leader {
                     let message = format!("{node} is fenced, and the pod is left alone: {reason}");
                     self.note(Note::warning("KeptOnFence", "FailOver", message), &subject).await;
                 }
+                // Its kubelet is ending it.
+                PodPlan::Move if !dead && pod.metadata.deletion_timestamp.is_some() => {}
                 PodPlan::Move => {
-                    self.move_pod(pod, dead).await?;
+                    if let Moved::Refused { reason } = self.move_pod(pod, dead).await? {
+                        let message = format!("the engine of {node} is down, and the pod is not evicted: {reason}");
+                        self.note(Note::warning("KeptOnFence", "FailOver", message), &subject).await;
+                        continue;
+                    }
                     Counts::rise(&self.counts.moved_pods);
                     tracing::info!(pod = pod.name_any(), namespace = pod.namespace(), node, dead, "pod_moved");
+                    let why = if dead { "which is lost" } else { "whose engine is down" };
                     self.note(
-                        Note::warning("FailedOver", "FailOver", format!("moved away from {node}, which is lost")),
+                        Note::warning("FailedOver", "FailOver", format!("moved away from {node}, {why}")),
                         &subject,
                     )
                     .await;
@@ -222,7 +249,7 @@ impl Leader {
         Ok(moved)
     }
 
-    async fn move_pod(&self, pod: &Pod, dead: bool) -> Outcome {
+    async fn move_pod(&self, pod: &Pod, dead: bool) -> Result<Moved, ApplyError> {
         let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &pod.namespace().unwrap_or_default());
         let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
         let mut how = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -236,13 +263,10 @@ impl Leader {
         };
         match outcome {
             // Gone already, or another of this name by now.
-            Err(ApplyError::Missing | ApplyError::Conflict) => Ok(()),
+            Ok(()) | Err(ApplyError::Missing | ApplyError::Conflict) => Ok(Moved::Gone),
             // A budget forbids it for now.
-            Err(ApplyError::Refused { code: 429, message }) => {
-                tracing::info!(pod = name, message, "eviction_refused");
-                Ok(())
-            }
-            result => result,
+            Err(ApplyError::Refused { code: 429, message }) => Ok(Moved::Refused { reason: message }),
+            Err(error) => Err(error),
         }
     }
 

@@ -8,6 +8,7 @@ mod creation;
 mod deletion;
 mod events;
 mod fail_over;
+mod guards;
 pub mod liveness;
 mod members;
 mod pools;
@@ -137,7 +138,7 @@ impl Leader {
             concurrency,
         )
         .for_each(|_| std::future::ready(()));
-        tokio::join!(route, volumes, pools, self.watch_over_nodes());
+        tokio::join!(route, volumes, pools, self.watch_over_nodes(), self.watch_over_drains());
     }
 
     /// Who has to be looked at because something changed.

@@ -8,16 +8,17 @@ pub use csi::{Csi, block_many, filesystem, request};
 pub use nodes::{Nodes, attached, seen};
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Node;
-use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
 use lockstep_api::{MirrorPool, MirrorReplica, MirrorVolume, definitions, is_true};
-use lockstep_apiserver::ApiServer;
+use lockstep_apiserver::{ApiServer, Serves};
 use lockstep_processes::cleanup::Cleanup;
 use lockstep_processes::process::Process;
 use serde_json::json;
@@ -50,11 +51,16 @@ pub struct Controller {
 impl Setup {
     /// With these nodes, whose agents run, and no controller.
     pub fn start(names: &[&str]) -> Result<Self> {
+        Self::start_serving(Serves::Leases, names)
+    }
+
+    /// The same, with another choice of what the API server does.
+    pub fn start_serving(serves: Serves, names: &[&str]) -> Result<Self> {
         let mut home = tempfile::Builder::new().prefix("lockstep-controller-").tempdir()?;
         // Its logs are of interest where a test failed.
         home.disable_cleanup(std::env::var_os("LOCKSTEP_KEEP").is_some());
         let cleanup = Cleanup::new();
-        let server = ApiServer::start(&home.path().join("apiserver"), &cleanup)?;
+        let server = ApiServer::start_serving(serves, &home.path().join("apiserver"), &cleanup)?;
         server.make_namespace(NAMESPACE)?;
         server.make_namespace(NODE_NAMESPACE)?;
         server.define(&definitions())?;
@@ -70,12 +76,17 @@ impl Setup {
 
     /// A replica of the controller that runs, with this configuration.
     pub fn controller(&self, name: &'static str, config: &str) -> Result<Controller> {
+        self.controller_as(name, config, self.server.kubeconfig())
+    }
+
+    /// The same, as the user of a kubeconfig file.
+    pub fn controller_as(&self, name: &'static str, config: &str, kubeconfig: &Path) -> Result<Controller> {
         let home = self.home.path().join(name);
         std::fs::create_dir_all(&home)?;
         let file = home.join("config.yaml");
         std::fs::write(&file, config)?;
         let socket = home.join("csi.sock");
-        let (kubeconfig, given_socket) = (self.server.kubeconfig().to_owned(), socket.clone());
+        let (kubeconfig, given_socket) = (kubeconfig.to_owned(), socket.clone());
         let command = move || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep-controller"));
             command.arg("run").arg("--namespace").arg(NAMESPACE).arg("--node-namespace").arg(NODE_NAMESPACE);
@@ -91,6 +102,21 @@ impl Setup {
     /// The usual: pools of this size on every node, and one controller.
     pub fn controller_with_pools(&self, name: &'static str) -> Result<Controller> {
         self.controller(name, POOLS)
+    }
+
+    /// A client that takes the first answer: kube's own asks again where a budget refuses an eviction.
+    pub fn plain_client(&self, kubeconfig: &Path) -> Result<Client> {
+        let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+        let made = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default());
+        let mut config = self.run(made)?;
+        (config.default_retry, config.proxy_url) = (false, None);
+        let _inside = self.runtime.enter();
+        Ok(Client::try_from(config)?)
+    }
+
+    /// Where a test may write.
+    pub fn home(&self) -> &Path {
+        self.home.path()
     }
 
     pub fn run<T>(&self, work: impl Future<Output = T>) -> T {

@@ -36,7 +36,7 @@ const ADVERTISED_ADDRESS: &str = "192.0.2.1";
 /// What is served: what Lockstep uses, and what kube-apiserver itself does not get ready without.
 const APIS: &str = "api/all=false,api/v1=true,coordination.k8s.io/v1=true,rbac.authorization.k8s.io/v1=true,\
     apiregistration.k8s.io/v1=true,apiextensions.k8s.io/v1=true,networking.k8s.io/v1=true,discovery.k8s.io/v1=true,\
-    events.k8s.io/v1=true,policy/v1=true";
+    events.k8s.io/v1=true,policy/v1=true,apps/v1=true";
 /// What looks at objects before they are stored, and has nothing to do with Leases; most wait for what is not served.
 const ADMISSION_PLUGINS_OFF: &str = "CertificateApproval,CertificateSigning,CertificateSubjectRestriction,\
     ClusterTrustBundleAttest,DefaultIngressClass,DefaultStorageClass,DefaultTolerationSeconds,LimitRanger,\
