@@ -18,6 +18,7 @@ mod engine_seen;
 mod events;
 mod health;
 mod identity;
+mod members;
 mod node_lease;
 mod nodes;
 mod objects;
