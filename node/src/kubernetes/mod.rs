@@ -14,6 +14,7 @@
 mod attacher;
 mod cluster_agent;
 mod definition;
+mod ending_pods;
 mod engine_seen;
 mod events;
 mod health;

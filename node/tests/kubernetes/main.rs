@@ -5,4 +5,5 @@ mod cluster;
 mod members;
 mod node;
 mod outages;
+mod pods;
 mod volumes;
