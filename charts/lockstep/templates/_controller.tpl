@@ -1,7 +1,7 @@
 {{/* What the controller reads: config.yaml. */}}
 {{- define "lockstep.config" -}}
 {{- $pools := dict "default" .Values.pools.default "nodes" .Values.pools.nodes "nodeSelector" .Values.pools.nodeSelector -}}
-{{- $config := dict "pools" $pools "overcommit" .Values.controller.overcommit -}}
+{{- $config := dict "pools" $pools "overcommit" .Values.controller.overcommit "changeMembers" .Values.controller.changeMembers -}}
 {{- $config = merge $config (dict "replaceAfter" .Values.controller.replaceAfter "failOver" .Values.controller.failOver) -}}
 {{- toYaml $config -}}
 {{- end }}
