@@ -16,7 +16,7 @@ pub struct Config {
     pub pools: Pools,
     /// How many bytes of volumes a byte of a pool may be promised to; 1: pools never fill by volumes alone.
     pub overcommit: f64,
-    /// Whether members of running volumes are changed at all: engines have to know how.
+    /// Whether members of running volumes are changed at all.
     pub change_members: bool,
     /// How long a replica may be away before another is made elsewhere.
     #[serde(deserialize_with = "duration")]
@@ -71,7 +71,7 @@ impl Default for Config {
         Self {
             pools: Pools::default(),
             overcommit: 1.0,
-            change_members: false,
+            change_members: true,
             replace_after: Duration::from_secs(10 * 60),
             fail_over: FailOver::default(),
             drain_guard: DrainGuard::default(),

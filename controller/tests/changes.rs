@@ -5,11 +5,13 @@ mod setup;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
-use lockstep_api::{Arbiter, MirrorReplicaStatus, MirrorVolumeStatus, Phase};
+use lockstep_api::{Arbiter, LOST, Member, MirrorReplicaStatus, MirrorVolumeStatus, Phase, ReplicaRole, condition};
 use nix::sys::signal::Signal;
-use setup::{NAMESPACE, Setup, block_many, request};
+use setup::{NAMESPACE, POOLS, Setup, block_many, request, seen};
 use tonic::Code;
 
 const GIB: i64 = 1 << 30;
@@ -32,7 +34,7 @@ impl Setup {
 #[test]
 fn a_volume_grows_on_all_its_members_and_its_attributes_change() -> Result<()> {
     let setup = Setup::start(&["a", "b", "c"])?;
-    let one = setup.controller_with_pools("one")?;
+    let one = setup.controller("one", &format!("{POOLS}changeMembers: false\n"))?;
     setup.wait_pools(3)?;
     let csi = one.csi();
     setup.run(csi.create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
@@ -88,6 +90,74 @@ fn a_volume_is_made_elsewhere_when_a_member_is_lost_meanwhile() -> Result<()> {
     setup.nodes.set_away("b", false);
     setup.until("b took away what it had", || Ok((setup.parts("pvc-1")?.len() == 3).then_some(())))?;
     ensure!(setup.status("pvc-1")?.ready.as_deref() == Some("2/2"));
+    Ok(())
+}
+
+impl Setup {
+    /// Every member says from now on that these replicas are in sync.
+    fn all_see(&self, volume: &str, epoch: u64, in_sync: &[&str]) -> Result<()> {
+        for part in self.parts(volume)? {
+            let mut status =
+                MirrorReplicaStatus { phase: Phase::Ready, seen: seen(&part, epoch), ..Default::default() };
+            status.seen.in_sync = in_sync.iter().map(|node| (*node).to_owned()).collect();
+            self.nodes.say(&part.spec.node_name, volume, status);
+        }
+        Ok(())
+    }
+
+    /// Waits until these are the parts that stay, in order of their nodes, and each names all of them.
+    fn wait_parts(&self, volume: &str, wanted: &[(&str, ReplicaRole)]) -> Result<()> {
+        let last = || -> Result<Vec<(String, ReplicaRole, Vec<Member>)>> {
+            let mut parts = self.parts(volume)?;
+            parts.retain(|part| part.metadata.deletion_timestamp.is_none());
+            Ok(parts.into_iter().map(|part| (part.spec.node_name, part.spec.role, part.spec.members)).collect())
+        };
+        let found = self.until(&format!("the parts are {wanted:?}"), || {
+            let parts = last()?;
+            let same = parts.iter().map(|(node, role, _)| (node.as_str(), *role)).eq(wanted.iter().copied());
+            let told = parts.iter().all(|(_, _, members)| members.len() == wanted.len());
+            Ok((same && told).then_some(()))
+        });
+        found.with_context(|| format!("{:?} {:?}", last(), self.status(volume)))
+    }
+}
+
+#[test]
+fn members_that_are_lost_are_replaced() -> Result<()> {
+    use ReplicaRole::{Replica, TieBreaker};
+    let setup = Setup::start(&["a", "b", "c", "d", "e"])?;
+    let one = setup.controller("one", &format!("{POOLS}replaceAfter: 1s\n"))?;
+    setup.wait_pools(5)?;
+    let csi = one.csi();
+    setup.run(csi.create_in_the_end(request("v", GIB, Some("a"), &[])))?;
+    setup.wait_parts("v", &[("a", Replica), ("b", Replica), ("c", TieBreaker)])?;
+
+    setup.nodes.set_away("b", true);
+    setup.all_see("v", 2, &["a"])?;
+    setup.wait_parts("v", &[("a", Replica), ("b", Replica), ("c", TieBreaker), ("d", Replica)])?;
+    let new = setup.parts("v")?.into_iter().find(|part| part.spec.node_name == "d").context("the new one")?;
+    ensure!(new.spec.joins, "it begins empty");
+    setup.all_see("v", 3, &["a", "d"])?;
+    setup.wait_parts("v", &[("a", Replica), ("c", TieBreaker), ("d", Replica)])?;
+    let old = setup.parts("v")?.into_iter().find(|part| part.spec.node_name == "b").context("it waits for its node")?;
+    ensure!(old.metadata.deletion_timestamp.is_some(), "{old:?}");
+
+    // That one waits for its node, and keeps nobody from being replaced.
+    setup.nodes.set_away("c", true);
+    setup.wait_parts("v", &[("a", Replica), ("d", Replica), ("e", TieBreaker)])?;
+    setup.nodes.set_away("b", false);
+    setup.nodes.set_away("c", false);
+    setup.until("what they had is gone", || Ok((setup.parts("v")?.len() == 3).then_some(())))?;
+
+    // A replica that is gone from a pool that is there: another one is made in its place.
+    let first = setup.parts("v")?.into_iter().find(|part| part.spec.node_name == "d").context("it")?.metadata.uid;
+    let gone = condition(LOST, true, "NotInPool", "", None, Time(Timestamp::UNIX_EPOCH));
+    let lost = MirrorReplicaStatus { phase: Phase::Failed, conditions: vec![gone], ..Default::default() };
+    setup.nodes.say("d", "v", lost);
+    setup.until("it is made anew", || {
+        let part = setup.parts("v")?.into_iter().find(|part| part.spec.node_name == "d");
+        Ok(part.filter(|part| part.metadata.uid != first && part.spec.joins).map(|_| ()))
+    })?;
     Ok(())
 }
 

@@ -100,7 +100,7 @@ fn edits_that_would_lose_data_or_confuse_members_are_refused() -> Result<()> {
     for (patch, says) in [
         (json!({ "nodeName": "b" }), "nodeName cannot be changed"),
         (json!({ "volume": "w" }), "volume cannot be changed"),
-        (json!({ "role": "TieBreaker" }), "role cannot be changed"),
+        (json!({ "role": "Attachment" }), "does not become an attachment"),
         (json!({ "definition": { "sizeBytes": 8192 } }), "definition cannot be changed"),
     ] {
         setup.refused::<MirrorReplica>("v.a", json!({ "spec": patch }), says)?;

@@ -65,13 +65,13 @@ impl Engine {
             volume: VOLUME.to_owned(),
             node: node.to_owned(),
             role: proto::Role::Replica.into(),
-            instead_of: String::new(),
+            ..Default::default()
         };
         Ok(self.runtime.block_on(self.client.add_member(request))?.into_inner())
     }
 
     fn remove(&mut self, node: &str) -> Result<proto::VolumeStatus> {
-        let request = proto::RemoveMemberRequest { volume: VOLUME.to_owned(), node: node.to_owned() };
+        let request = proto::RemoveMemberRequest { volume: VOLUME.to_owned(), node: node.to_owned(), node_id: 0 };
         Ok(self.runtime.block_on(self.client.remove_member(request))?.into_inner())
     }
 

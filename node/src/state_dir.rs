@@ -72,6 +72,12 @@ impl StateDir {
         self.0.join("volumes")
     }
 
+    /// For which pods volumes are published here.
+    #[must_use]
+    pub fn users(&self) -> PathBuf {
+        self.0.join("users")
+    }
+
     /// Creations and deletions that are not finished on every node.
     #[must_use]
     pub fn unfinished(&self) -> PathBuf {

@@ -2,6 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+/// Condition of a part: its replica was made, and is not in the node's pool any more, which is open.
+pub const LOST: &str = "Lost";
+
 /// A condition that holds (`true`) or does not, since `now`.
 #[must_use]
 pub fn condition(

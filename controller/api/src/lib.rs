@@ -17,10 +17,10 @@ mod pool;
 mod replica;
 mod volume;
 
-pub use conditions::{condition, is_true, set_condition};
+pub use conditions::{LOST, condition, is_true, set_condition};
 pub use pool::{MirrorPool, MirrorPoolSpec, MirrorPoolStatus, PoolStorage};
 pub use replica::{
-    Attached, Definition, DiskState, FirstMember, MirrorReplica, MirrorReplicaSpec, MirrorReplicaStatus, Phase,
+    Attached, Definition, DiskState, FirstMember, Member, MirrorReplica, MirrorReplicaSpec, MirrorReplicaStatus, Phase,
     ReplicaRole, Resync, Seen,
 };
 pub use volume::{

@@ -20,7 +20,8 @@ pub enum ReplicaRole {
 
 /// One node's part of a volume: made by the controller (attachments: by the node itself at NodeStage).
 ///
-/// Conditions: `Ready` (the engine has made its part), `InSync` (replicas: the part counts as in sync).
+/// Conditions: `Ready` (the engine has made its part), `InSync` (replicas: the part counts as in sync), `Lost` (replicas: it was made, and
+/// is not in the node's pool any more).
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "lockstep.storage",
@@ -47,8 +48,8 @@ pub struct MirrorReplicaSpec {
     /// The node.
     #[x_kube(validation = ("self == oldSelf", "nodeName cannot be changed"))]
     pub node_name: String,
-    /// What the node is to the volume.
-    #[x_kube(validation = ("self == oldSelf", "role cannot be changed"))]
+    /// What the node is to the volume. A vote may become a replica's and the other way round: the node keeps what it promised.
+    #[x_kube(validation = ("self == oldSelf || self != 'Attachment'", "a replica or tie-breaker does not become an attachment"))]
     pub role: ReplicaRole,
     /// The volume as it was created.
     #[x_kube(validation = ("self == oldSelf", "definition cannot be changed"))]
@@ -62,6 +63,19 @@ pub struct MirrorReplicaSpec {
     /// Limit of resync in bytes a second; 0: none.
     #[serde(default)]
     pub resync_rate: i64,
+    /// Whom the volume shall be made of, the same for all its replicas. Members beside them are taken out of it. Empty: nobody is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
+}
+
+/// One of those that a volume shall be made of.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    /// The node's number.
+    pub node_id: u32,
+    /// Replica or tie-breaker.
+    pub role: ReplicaRole,
 }
 
 /// A volume's first configuration, the same for all its members.

@@ -1,6 +1,6 @@
 //! ControllerModifyVolume: the attributes are written down, all or none; the leader and the nodes carry them out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use lockstep_api::{MirrorVolume, MirrorVolumeSpec, is_true};
@@ -74,7 +74,9 @@ impl Port {
             more.spec = wanted.clone();
             let lost_for_long = &self.cluster.lost_nodes();
             let overcommit = self.config.overcommit;
-            if plan_change(Seen { volume: &more, pools: &pools, lost_for_long, overcommit }).is_none() {
+            let none = &BTreeSet::new();
+            let seen = Seen { volume: &more, pools: &pools, lost_for_long, emptied: none, failed: none, overcommit };
+            if plan_change(seen).is_none() {
                 let reason = "no pool without a part of it has room for one more replica".to_owned();
                 return Err(ModifyError::NoRoom { reason });
             }

@@ -7,8 +7,8 @@ use kube::api::{Api, ListParams};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use lockstep_api::{
-    Arbiter, Definition, MirrorReplica, MirrorVolume, MirrorVolumeStatus, Placement, VolumeState, condition, names,
-    set_condition,
+    Arbiter, Definition, Member, MirrorReplica, MirrorVolume, MirrorVolumeStatus, Placement, VolumeState, condition,
+    names, set_condition,
 };
 use lockstep_leases::CreateRegister;
 use serde_json::{Value, json};
@@ -156,7 +156,9 @@ impl Leader {
                 // Its node has yet to take an earlier part away; or there is no node that could do anything.
                 continue;
             }
-            let joins = part.map_or_else(|| is_created(volume), |part| part.spec.joins);
+            // What a node is to the volume may have changed: then it becomes that in the volume as it is.
+            let joins =
+                part.map_or_else(|| is_created(volume), |part| part.spec.joins || part.spec.role != placed.role);
             let fields = part_fields(volume, placed, &definition, joins);
             if part.is_some_and(|part| is_as_wanted(part, &fields)) {
                 continue;
@@ -190,8 +192,15 @@ fn part_fields(volume: &MirrorVolume, placed: &Placement, definition: &Definitio
             "joins": joins,
             "sizeBytes": volume.spec.size_bytes.max(definition.size_bytes),
             "resyncRate": volume.spec.resync_rate,
+            "members": members(volume),
         },
     })
+}
+
+/// Whom the volume shall be made of.
+fn members(volume: &MirrorVolume) -> Vec<Member> {
+    let placement = volume.status.iter().flat_map(|status| &status.placement);
+    placement.map(|placed| Member { node_id: placed.node_id, role: placed.role }).collect()
 }
 
 /// Whether a part has all these fields already.

@@ -59,8 +59,9 @@ impl Leader {
         if created && self.config.change_members {
             self.change_members(volume).await?;
         }
-        // Whether a member that is waited for is lost, no event says.
-        Ok(Action::requeue(if created { LOOK_EVERY } else { RETRY_AFTER }))
+        // Whether a member that is waited for is lost, or has been for long enough, no event says.
+        let calm = LOOK_EVERY.min(self.config.replace_after.max(RETRY_AFTER));
+        Ok(Action::requeue(if created { calm } else { RETRY_AFTER }))
     }
 
     /// Writes down what the members show, if that differs from what is written. Says whether it does.

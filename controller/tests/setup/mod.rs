@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -152,8 +153,13 @@ impl Setup {
         Ok(found)
     }
 
-    /// Waits until every node's engine is said to be ready.
+    /// Waits until every node's engine is said to be ready, and every node was heard: one that never was is not taken for lost.
     pub fn wait_pools(&self, count: usize) -> Result<()> {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), NODE_NAMESPACE);
+        self.until("nodes are heard", || {
+            let heard = self.run(leases.list(&ListParams::default()))?.items.len();
+            Ok((heard >= count).then_some(()))
+        })?;
         self.until("pools are ready", || {
             let pools = self.pools()?;
             let ready = |pool: &MirrorPool| {

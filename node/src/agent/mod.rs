@@ -9,6 +9,7 @@ mod delete;
 mod describe;
 mod forgotten;
 mod leases;
+mod members;
 mod peer_calls;
 mod plan;
 mod program;
@@ -19,6 +20,7 @@ mod upkeep;
 mod volumes;
 
 pub(crate) use describe::describe_address;
+pub(crate) use members::FoundConfiguration;
 pub(crate) use program::serve_callers;
 pub use program::{AgentOptions, run};
 pub use seal::random_bytes;

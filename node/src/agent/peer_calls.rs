@@ -57,7 +57,11 @@ impl Agent {
         }
         let whom = format!("node {}", self.cluster().name_of(id));
         let longest = match request {
-            Request::Create(_) | Request::Delete(_) | Request::TakeGrants(_) => CHANGE_WITHIN + rpc::ANSWER_WITHIN,
+            Request::Create(_)
+            | Request::Delete(_)
+            | Request::TakeGrants(_)
+            | Request::AddMember(_)
+            | Request::RemoveMember(_) => CHANGE_WITHIN + rpc::ANSWER_WITHIN,
             _ => rpc::ANSWER_WITHIN,
         };
         let cluster = self.cluster();
@@ -101,6 +105,12 @@ impl Agent {
             Request::Register(spec) => {
                 self.register_here(&Spec::parse(&spec)?).map(|()| Reply::Register(proto::RegisterReply {}))
             }
+            Request::Configuration(request) => {
+                let configuration = self.configuration_here(&request.volume).await?;
+                Ok(Reply::Configuration(proto::VolumeConfiguration { configuration }))
+            }
+            Request::AddMember(request) => Ok(Reply::Status(self.add_member_here(request).await?)),
+            Request::RemoveMember(request) => Ok(Reply::Status(self.remove_member_here(request).await?)),
             Request::TakeGrants(request) => Ok(Reply::TakeGrants(self.take_grants_here(request).await?)),
             Request::Specs(_) => {
                 let specs = self.registry.volumes().iter().map(Spec::to_proto).collect();

@@ -118,11 +118,12 @@ impl Agent {
             .into(),
             policing_shards: proto_spec.policing_shards,
             tie_breaker: spec.tie_breaker.map(name).unwrap_or_default(),
+            tie_breaker_id: spec.tie_breaker.unwrap_or(0),
             voters: spec.voters().map(name).collect(),
             replicas: spec
                 .replicas
                 .keys()
-                .map(|id| proto::ReplicaStatus { node: name(*id), in_sync: false, joining: false })
+                .map(|id| proto::ReplicaStatus { node: name(*id), node_id: *id, in_sync: false, joining: false })
                 .collect(),
             this_node: Some(proto::ThisNode { node: self.me.name.clone(), ..Default::default() }),
             ..Default::default()

@@ -25,6 +25,7 @@ mod unmounting;
 mod unpublishing;
 mod unstaging;
 mod usage;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ pub use serve::{KubeletDir, ServePluginError, serve};
 
 use attach_port::Attach;
 use step::StepWatch;
+use users::Users;
 
 /// How many volumes a node can have staged at once. Each has a loop device, of which there may be any number, and memory of the engine for
 /// the data of requests under way: 24 MiB at most, so that 128 volumes under full load are 3 GiB.
@@ -66,12 +68,19 @@ pub struct CsiNode<A> {
     attach: A,
     place: Place,
     steps: StepWatch,
+    users: Option<Users>,
 }
 
 impl<A: Attach> CsiNode<A> {
     /// The port at `place`.
     pub fn new(attach: A, place: Place) -> Self {
-        Self { attach, place, steps: StepWatch::default() }
+        Self { attach, place, steps: StepWatch::default(), users: None }
+    }
+
+    /// The same, and it is written down for whom volumes are published.
+    #[must_use]
+    pub fn with_users(self, users: Users) -> Self {
+        Self { users: Some(users), ..self }
     }
 
     /// The same, and `steps` is told of every step.

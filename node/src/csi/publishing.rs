@@ -55,6 +55,10 @@ impl<A: Attach> CsiNode<A> {
             record.publications.push(wanted);
             record.write(&request.staging_path).map_err(|error| host("write down what is published", error))?;
         }
+        if let (Some(users), Some(pod)) = (&self.users, &request.pod) {
+            let noted = users.note(&request.id, &request.target_path, pod);
+            noted.map_err(|error| host("write down for whom it is published", error))?;
+        }
         self.steps.done(Step::PublishRecorded);
         let done = match request.capability.access() {
             Access::Mount(mount) => self.bind_directory(request, mount.flags.as_slice()).await,

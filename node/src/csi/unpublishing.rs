@@ -33,6 +33,8 @@ pub(super) enum RemoveTargetError {
     Remove(#[source] io::Error),
     #[error("the target is not empty, and not ours to remove")]
     NotEmpty,
+    #[error("it stays written down for whom it was published")]
+    Forget(#[source] io::Error),
 }
 
 impl<A: Attach> CsiNode<A> {
@@ -54,6 +56,9 @@ impl<A: Attach> CsiNode<A> {
         }
         self.steps.done(Step::UnpublishLoopReleased);
         remove(target)?;
+        if let Some(users) = &self.users {
+            users.forget(volume, target).map_err(RemoveTargetError::Forget)?;
+        }
         self.steps.done(Step::UnpublishTargetRemoved);
         Ok(())
     }

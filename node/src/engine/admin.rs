@@ -69,6 +69,11 @@ impl Worker {
         id.map(NodeId).ok_or_else(|| Failure::wrong_input(field, name, "no node has this name"))
     }
 
+    /// A member of which the request gives the name or the number.
+    fn member(&self, name: &str, id: u32) -> Result<NodeId, Failure> {
+        if id == 0 { self.node_named("node", name) } else { Ok(NodeId(id)) }
+    }
+
     async fn command(&self, volume: &str, command: Command) -> Result<proto::VolumeStatus, Failure> {
         run(&*self.engine()?, volume, command).await?;
         self.status(volume).await
@@ -255,7 +260,7 @@ impl Engine for EngineService {
                     return Err(Failure::wrong_input("role", "", "must be replica or tie-breaker"));
                 }
             };
-            let node = self.0.node_named("node", &request.node)?;
+            let node = self.0.member(&request.node, request.node_id)?;
             let instead_of = match request.instead_of.as_str() {
                 "" => None,
                 name => Some(self.0.node_named("instead_of", name)?),
@@ -271,7 +276,7 @@ impl Engine for EngineService {
     ) -> Result<Response<proto::VolumeStatus>, Status> {
         let request = request.into_inner();
         let removed = async {
-            let node = self.0.node_named("node", &request.node)?;
+            let node = self.0.member(&request.node, request.node_id)?;
             self.0.command(&request.volume, Command::RemoveMember { node }).await
         };
         answer(removed.await)

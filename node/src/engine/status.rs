@@ -36,10 +36,12 @@ pub(super) fn to_proto(status: &VolumeStatus, cluster: &Cluster, rate: Option<Ra
                 node: name(*node),
                 in_sync: config.in_sync.contains_key(node),
                 joining: config.joining.contains_key(node),
+                node_id: node.0,
             })
             .collect(),
         voters: config.voters.keys().map(|node| name(*node)).collect(),
         tie_breaker: config.tie_breaker.map(name).unwrap_or_default(),
+        tie_breaker_id: config.tie_breaker.map_or(0, |node| node.0),
         writers: attached(AttachMode::ReadWrite),
         readers: attached(AttachMode::ReadOnly),
         in_sync: config.in_sync.keys().map(|node| name(*node)).collect(),

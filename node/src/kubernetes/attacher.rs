@@ -136,6 +136,7 @@ impl Attacher {
             joins: true,
             size_bytes: None,
             resync_rate: 0,
+            members: Vec::new(),
         };
         let mut part = MirrorReplica::new(&names::replica_name(volume, &objects.me), spec);
         part.labels_mut().insert(names::LABEL_VOLUME.to_owned(), volume.to_owned());

@@ -29,6 +29,14 @@ pub(super) struct Happened {
     note: String,
 }
 
+impl Happened {
+    /// The requests of a volume that waits were made to fail on a node, for pods that are to end.
+    pub(super) fn device_failed(volume: &str, node: &str) -> Self {
+        let note = format!("{node}: its pods were told to end and wait for it: their requests fail now");
+        Self { volume: volume.to_owned(), reason: "DeviceFailed", warning: true, note }
+    }
+}
+
 /// Events on their way to the API server.
 pub(super) struct Events {
     recorder: Recorder,

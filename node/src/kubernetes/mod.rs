@@ -14,10 +14,12 @@
 mod attacher;
 mod cluster_agent;
 mod definition;
+mod ending_pods;
 mod engine_seen;
 mod events;
 mod health;
 mod identity;
+mod members;
 mod node_lease;
 mod nodes;
 mod objects;

@@ -101,6 +101,17 @@ impl Objects {
         Ok(request(api.list(&selected)).await?.items)
     }
 
+    /// A part of this node as it is now, if it is the same one.
+    pub(crate) async fn fresh_part(&self, part: &MirrorReplica) -> Result<Option<MirrorReplica>, RequestError> {
+        let name = part.metadata.name.clone().unwrap_or_default();
+        let api = self.parts_api();
+        match request(api.get(&name)).await {
+            Ok(found) => Ok(Some(found).filter(|found| found.metadata.uid == part.metadata.uid)),
+            Err(RequestError::Missing) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a part of this node.
     pub(crate) async fn create_part(&self, part: &MirrorReplica) -> Result<(), RequestError> {
         let api = self.parts_api();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockstep_api::{
-    Attached, DiskState, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, Resync, Seen, condition, set_condition,
+    Attached, DiskState, LOST, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, Resync, Seen, condition,
+    set_condition,
 };
 use lockstep_proto::node::v1 as proto;
 
@@ -27,8 +28,10 @@ pub(super) enum Known<'a> {
     Engine(&'a proto::VolumeStatus),
     /// It is not made yet; why, if there is something to say.
     Pending(&'a str),
-    /// It cannot be made, or what was made is lost.
+    /// It cannot be made.
     Failed(&'a str),
+    /// It was made, and is there no more.
+    Lost(&'a str),
     /// It is being taken away; what that waits for, if it waits.
     Deleting(&'a str),
 }
@@ -45,7 +48,11 @@ pub(super) fn part_status(object: &MirrorReplica, known: Known<'_>, now: &Time) 
     match known {
         Known::Pending(message) => say(Phase::Pending, message, &mut status),
         Known::Deleting(message) => say(Phase::Deleting, message, &mut status),
-        Known::Failed(message) => {
+        Known::Failed(message) | Known::Lost(message) => {
+            if matches!(known, Known::Lost(_)) {
+                let lost = condition(LOST, true, "NotInPool", message, generation, now.clone());
+                set_condition(&mut status.conditions, lost);
+            }
             say(Phase::Failed, message, &mut status);
             status.disk = Some(DiskState::Failed);
             status.attached = None;
@@ -64,6 +71,7 @@ fn fill(status: &mut MirrorReplicaStatus, object: &MirrorReplica, engine: &proto
     let generation = object.metadata.generation;
     let made = condition(READY, true, "Made", "", generation, now.clone());
     set_condition(&mut status.conditions, made);
+    status.conditions.retain(|condition| condition.type_ != LOST);
     let this = engine.this_node.clone().unwrap_or_default();
     match engine.state() {
         proto::VolumeState::Failed => {
@@ -173,7 +181,7 @@ mod tests {
     use super::{IN_SYNC, Known, READY, is_worth_sending, part_status};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use lockstep_api::{
-        Access, Ack, Arbiter, Attached, Definition, DiskState, FirstMember, MirrorReplica, MirrorReplicaSpec,
+        Access, Ack, Arbiter, Attached, Definition, DiskState, FirstMember, LOST, MirrorReplica, MirrorReplicaSpec,
         MirrorReplicaStatus, OnQuorumLoss, Phase, ReplicaRole, is_true,
     };
     use lockstep_proto::node::v1 as proto;
@@ -203,6 +211,7 @@ mod tests {
             joins: false,
             size_bytes: None,
             resync_rate: 0,
+            members: Vec::new(),
         };
         MirrorReplica::new("v.a", spec)
     }
@@ -245,10 +254,13 @@ mod tests {
     fn what_is_lost_stays_made() {
         let mut object = object(ReplicaRole::Replica);
         object.status = Some(status(&object, Known::Engine(&engine())));
-        object.status = Some(status(&object, Known::Failed("it is gone")));
+        object.status = Some(status(&object, Known::Lost("it is gone")));
         let lost = object.status.clone().expect("was set");
         assert_eq!((lost.phase, lost.message.as_str(), lost.attached), (Phase::Failed, "it is gone", None));
         assert!(is_true(&lost.conditions, READY) && !is_true(&lost.conditions, IN_SYNC));
+        assert!(is_true(&lost.conditions, LOST), "who replaces it has to know");
+        object.status = Some(status(&object, Known::Engine(&engine())));
+        assert!(!is_true(&object.status.expect("was set").conditions, LOST), "it was found again");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is to be done about a part next: a pure decision, from the object that wants it and from what the engine has.
 
-use lockstep_api::{MirrorReplica, Phase, ReplicaRole, is_true, names};
+use lockstep_api::{MirrorReplica, MirrorReplicaSpec, Phase, ReplicaRole, is_true, names};
 use lockstep_proto::node::v1 as proto;
 
 use super::part_status::READY;
@@ -27,6 +27,8 @@ pub(super) enum Step {
     Make,
     /// A member without data of a volume that exists.
     Admit,
+    /// A replica or the tie-breaker of a volume that exists: what is still missing to that.
+    Join,
     /// Take it away, then let the object go.
     Delete,
     /// An attachment that nobody uses any more: its object is to be marked.
@@ -53,13 +55,35 @@ pub(super) fn plan_step(object: &MirrorReplica, facts: Facts<'_>) -> Step {
         };
     }
     match facts.engine {
-        Some(engine) if engine.id.is_empty() || engine.id == spec.definition.id => {
-            let abandoned = spec.role == ReplicaRole::Attachment && facts.unused;
-            if abandoned { Step::Abandon } else { Step::Nothing }
-        }
+        Some(engine) if engine.id.is_empty() || engine.id == spec.definition.id => match spec.role {
+            ReplicaRole::Attachment if facts.unused => Step::Abandon,
+            ReplicaRole::Attachment => Step::Nothing,
+            ReplicaRole::Replica | ReplicaRole::TieBreaker if spec.joins => plan_joining(spec, engine, facts),
+            ReplicaRole::Replica | ReplicaRole::TieBreaker => Step::Nothing,
+        },
         Some(_) => Step::Taken,
         None if spec.role == ReplicaRole::Attachment && facts.unused => Step::Abandon,
         None => plan_missing(object, facts),
+    }
+}
+
+/// What is there may be a part of another kind, or one that the volume does not count yet.
+fn plan_joining(spec: &MirrorReplicaSpec, engine: &proto::VolumeStatus, facts: Facts<'_>) -> Step {
+    let this = engine.this_node.clone().unwrap_or_default();
+    if engine.epoch == 0 || this.disk() == proto::DiskState::Failed {
+        return Step::Nothing;
+    }
+    let holds_data = !matches!(this.disk(), proto::DiskState::Diskless | proto::DiskState::Removed);
+    match (spec.role, this.role()) {
+        (ReplicaRole::Replica, proto::Role::Replica) if holds_data => Step::Nothing,
+        (ReplicaRole::TieBreaker, proto::Role::TieBreaker) if this.disk() == proto::DiskState::Diskless => {
+            Step::Nothing
+        }
+        (ReplicaRole::Replica, _) => match facts.pool {
+            Ok(()) => Step::Join,
+            Err(reason) => Step::Wait(format!("the pool is not open: {reason}")),
+        },
+        _ => Step::Join,
     }
 }
 
@@ -73,13 +97,13 @@ fn plan_missing(object: &MirrorReplica, facts: Facts<'_>) -> Step {
             return Step::Lost(format!("the replica is not in the pool of node {} any more", spec.node_name));
         }
     }
-    let first = match spec.role {
-        ReplicaRole::Replica => !spec.joins,
+    match spec.role {
+        ReplicaRole::Replica | ReplicaRole::TieBreaker if spec.joins => Step::Join,
         // A vote is a memory of what was promised: one that was lost is not made as it was at first.
-        ReplicaRole::TieBreaker => !spec.joins && !was_made(object),
-        ReplicaRole::Attachment => false,
-    };
-    if first { Step::Make } else { Step::Admit }
+        ReplicaRole::TieBreaker if was_made(object) => Step::Admit,
+        ReplicaRole::Replica | ReplicaRole::TieBreaker => Step::Make,
+        ReplicaRole::Attachment => Step::Admit,
+    }
 }
 
 /// Whether the engine ever had the part. Nothing is written to a volume before all its parts were reported made.
@@ -94,11 +118,30 @@ pub(super) fn is_resizer(engine: &proto::VolumeStatus, me: &str) -> bool {
     engine.writers.iter().min().or_else(|| engine.in_sync.iter().min()).is_some_and(|first| first == me)
 }
 
+/// A member that is not wanted any more and that this node takes out: the first of the wanted replicas that are in sync does. A tie-breaker
+/// that has a successor goes in the same swap as that comes.
+pub(super) fn surplus_member(spec: &MirrorReplicaSpec, engine: &proto::VolumeStatus) -> Option<u32> {
+    let wanted = |id: u32| spec.members.iter().any(|member| member.node_id == id);
+    let mut able = engine.replicas.iter().filter(|replica| {
+        replica.in_sync
+            && spec.members.iter().any(|it| it.node_id == replica.node_id && it.role == ReplicaRole::Replica)
+    });
+    let first = able.next()?;
+    // One that came is given its vote by a swap of its own: before that, a vote less is one too few.
+    let votes = |node: &String| engine.voters.is_empty() || engine.voters.contains(node);
+    if first.node != spec.node_name || !votes(&first.node) || !able.all(|replica| votes(&replica.node)) {
+        return None;
+    }
+    let vote = Some(engine.tie_breaker_id).filter(|id| *id != 0 && !wanted(*id));
+    let vote = vote.filter(|_| spec.members.iter().all(|member| member.role != ReplicaRole::TieBreaker));
+    engine.replicas.iter().map(|replica| replica.node_id).find(|id| !wanted(*id)).or(vote)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Facts, Step, is_resizer, plan_step};
+    use super::{Facts, Step, is_resizer, plan_step, surplus_member};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use lockstep_api::{MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, names};
+    use lockstep_api::{Member, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, names};
     use lockstep_proto::node::v1 as proto;
     use serde_json::json;
 
@@ -140,10 +183,36 @@ mod tests {
         assert_eq!(step(&object(Replica, false)), Step::Make);
         assert_eq!(step(&object(TieBreaker, false)), Step::Make);
         assert_eq!(step(&object(Attachment, false)), Step::Admit);
-        assert_eq!(step(&object(Replica, true)), Step::Admit);
-        assert_eq!(step(&object(TieBreaker, true)), Step::Admit);
+        assert_eq!(step(&object(Replica, true)), Step::Join);
+        assert_eq!(step(&object(TieBreaker, true)), Step::Join);
         assert!(matches!(step(&made(object(Replica, false))), Step::Lost(_)), "never an empty one in its place");
+        assert!(matches!(step(&made(object(Replica, true))), Step::Lost(_)), "nor of one that joined");
         assert_eq!(step(&made(object(TieBreaker, false))), Step::Admit, "never a vote that forgot its promises");
+    }
+
+    #[test]
+    fn a_part_joins_until_the_volume_counts_it() {
+        use proto::{DiskState, Role};
+        let step = |role, disk, counted| {
+            let mut this = proto::ThisNode::default();
+            this.set_disk(disk);
+            this.set_role(counted);
+            let engine =
+                proto::VolumeStatus { id: ID.to_owned(), epoch: 3, this_node: Some(this), ..Default::default() };
+            plan_step(&object(role, true), Facts { engine: Some(&engine), ..NOTHING })
+        };
+        let replica = ReplicaRole::Replica;
+        assert_eq!(step(replica, DiskState::Diskless, Role::TieBreaker), Step::Join, "a vote that becomes a replica");
+        assert_eq!(step(replica, DiskState::Diskless, Role::Diskless), Step::Join, "an attachment that becomes one");
+        assert_eq!(step(replica, DiskState::Removed, Role::Diskless), Step::Join, "it was one before");
+        assert_eq!(step(replica, DiskState::Diskless, Role::Replica), Step::Join, "the volume counts what is gone");
+        assert_eq!(step(replica, DiskState::Inconsistent, Role::Diskless), Step::Join, "it is empty, and not counted");
+        assert_eq!(step(replica, DiskState::Inconsistent, Role::Replica), Step::Nothing);
+        assert_eq!(step(replica, DiskState::Failed, Role::Replica), Step::Nothing);
+        let vote = ReplicaRole::TieBreaker;
+        assert_eq!(step(vote, DiskState::UpToDate, Role::Replica), Step::Join, "a replica that becomes a vote");
+        assert_eq!(step(vote, DiskState::Removed, Role::TieBreaker), Step::Join, "its data are in the way");
+        assert_eq!(step(vote, DiskState::Diskless, Role::TieBreaker), Step::Nothing);
     }
 
     #[test]
@@ -182,6 +251,43 @@ mod tests {
             assert_eq!(plan_step(&attachment, Facts { unused: true, ..facts }), Step::Abandon);
         }
         assert_eq!(plan_step(&object(ReplicaRole::Replica, false), Facts { unused: true, ..NOTHING }), Step::Make);
+    }
+
+    #[test]
+    fn a_member_that_is_not_wanted_is_taken_out_by_one_of_the_others() {
+        use ReplicaRole::{Replica, TieBreaker};
+        let surplus = |me: &str, members: &[(u32, ReplicaRole)], in_sync: &[u32], tie_breaker_id: u32| {
+            let mut object = object(Replica, false);
+            object.spec.node_name = me.to_owned();
+            let member = |(node_id, role): &(u32, ReplicaRole)| Member { node_id: *node_id, role: *role };
+            object.spec.members = members.iter().map(member).collect();
+            let replicas = [(1, "a"), (2, "b"), (4, "d")].map(|(node_id, node)| proto::ReplicaStatus {
+                node: node.to_owned(),
+                in_sync: in_sync.contains(&node_id),
+                joining: false,
+                node_id,
+            });
+            let voters = ["a", "b", "c", "d"].map(str::to_owned).to_vec();
+            let engine =
+                proto::VolumeStatus { replicas: replicas.to_vec(), tie_breaker_id, voters, ..Default::default() };
+            let fewer = proto::VolumeStatus { voters: vec!["a".to_owned(), "b".to_owned()], ..engine.clone() };
+            assert_eq!(
+                surplus_member(&object.spec, &fewer).filter(|_| in_sync.contains(&4)),
+                None,
+                "d has no vote yet"
+            );
+            surplus_member(&object.spec, &engine)
+        };
+        let wanted = [(1, Replica), (4, Replica), (3, TieBreaker)];
+        assert_eq!(surplus("a", &wanted, &[1, 4], 3), Some(2));
+        assert_eq!(surplus("d", &wanted, &[1, 4], 3), None, "one node is enough");
+        assert_eq!(surplus("d", &wanted, &[4], 3), Some(2));
+        assert_eq!(surplus("b", &wanted, &[2], 3), None, "nobody takes itself out");
+        assert_eq!(surplus("a", &[], &[1, 4], 3), None, "nothing was said");
+        let all = [(1, Replica), (2, Replica), (4, Replica)];
+        assert_eq!(surplus("a", &all, &[1, 2, 4], 3), Some(3), "three replicas need no other vote");
+        let another = [(1, Replica), (2, Replica), (4, Replica), (5, TieBreaker)];
+        assert_eq!(surplus("a", &another, &[1, 2, 4], 3), None, "its successor takes its place");
     }
 
     #[test]

@@ -15,6 +15,13 @@ pub(super) enum Work {
     Make,
     /// A member without data of a volume that exists.
     Admit,
+    /// A replica or the tie-breaker of a volume that exists.
+    Join,
+    /// Take a member that is not wanted any more out of the volume.
+    Remove {
+        /// Which node's part.
+        node_id: u32,
+    },
     /// Take it away, then let the object go.
     Delete,
     /// Mark the object of an attachment that nobody uses.
@@ -37,6 +44,8 @@ impl ClusterAgent {
         match work {
             Work::Make => self.agent.create_here(&spec_of(object)?).await,
             Work::Admit => self.admit(&spec_of(object)?).await,
+            Work::Join => self.join(object).await,
+            Work::Remove { node_id } => self.remove(object, *node_id).await,
             Work::Delete => self.delete(object).await,
             Work::Abandon => {
                 tracing::info!(volume, "attachment_abandoned");
@@ -52,14 +61,9 @@ impl ClusterAgent {
         }
     }
 
-    /// Makes this node a member of a volume that exists. Idempotent.
-    pub(super) async fn admit(&self, spec: &Spec) -> Result<(), Failure> {
-        self.agent.register_here(spec)?;
-        self.agent.admit_here(spec).await
-    }
-
     async fn delete(&self, object: &MirrorReplica) -> Result<(), Failure> {
         let spec = spec_of(object)?;
+        self.leave(object, &spec).await?;
         self.clear_leftover(&spec).await?;
         self.agent.delete_here(&spec.name, spec.id).await?;
         tracing::info!(volume = spec.name, "part_deleted");

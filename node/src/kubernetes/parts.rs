@@ -17,7 +17,7 @@ use super::cluster_agent::ClusterAgent;
 use super::events::{happened, newer};
 use super::health::Health;
 use super::part_status::{Known, is_worth_sending, part_status};
-use super::part_step::{Facts, Step, is_resizer, plan_step};
+use super::part_step::{Facts, Step, is_resizer, plan_step, surplus_member};
 use super::part_work::Work;
 use crate::failure::{Failure, Kind};
 
@@ -141,6 +141,7 @@ impl ClusterAgent {
         let work = match &step {
             Step::Make => Some(Work::Make),
             Step::Admit => Some(Work::Admit),
+            Step::Join => Some(Work::Join),
             Step::Delete => Some(Work::Delete),
             Step::Abandon => Some(Work::Abandon),
             Step::Nothing => engine.and_then(|engine| parts.wish(object, engine, look.identity.incarnation)),
@@ -156,10 +157,10 @@ impl ClusterAgent {
         let known = match (&step, engine) {
             (Step::Wait(reason), _) if object.metadata.deletion_timestamp.is_some() => Known::Deleting(reason),
             (Step::Delete, _) => Known::Deleting(why),
-            (Step::Lost(reason), _) => Known::Failed(reason),
+            (Step::Lost(reason), _) => Known::Lost(reason),
             (Step::Taken, _) => Known::Failed("another volume bears this name on the node"),
             (Step::Wait(reason), _) => Known::Pending(reason),
-            (Step::Make | Step::Admit, None) => match tried {
+            (Step::Make | Step::Admit | Step::Join, None) => match tried {
                 Some((Kind::StateForbids | Kind::WrongInput, ref message)) => Known::Failed(message),
                 _ => Known::Pending(why),
             },
@@ -267,6 +268,9 @@ impl Parts {
         let size_bytes = spec.size_bytes.and_then(|size| u64::try_from(size).ok());
         if let Some(size_bytes) = size_bytes.filter(|size| *size > engine.size_bytes && is_resizer(engine, me)) {
             return Some(Work::Resize { size_bytes });
+        }
+        if let Some(node_id) = surplus_member(spec, engine) {
+            return Some(Work::Remove { node_id });
         }
         let rate = u64::try_from(spec.resync_rate).unwrap_or(0);
         let name = object.metadata.name.clone().unwrap_or_default();

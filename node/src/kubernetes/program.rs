@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::attacher::Attacher;
 use super::cluster_agent::{ClusterAgent, pool_place, write_cluster};
+use super::ending_pods::EndingPods;
 use super::health::{self, Health};
 use super::identity::Identity;
 use super::node_lease::{NodeLease, RENEW_WITHIN};
@@ -20,6 +21,7 @@ use super::objects::{Objects, connect};
 use super::options::{KubernetesOptions, read_key};
 use crate::agent::{self, Agent, Keeper};
 use crate::cluster::{Cluster, Node, Psk, This};
+use crate::csi::users::Users;
 use crate::csi::{self, CsiNode, KubeletDir, Place};
 use crate::host::lock;
 use crate::state_dir::StateDir;
@@ -148,13 +150,15 @@ async fn work(
     (objects, health): (&Arc<Objects>, &Health),
 ) -> anyhow::Result<()> {
     let devices = cluster.this.volume_dev_dir.join(CSI_DEVICES);
+    let users = Users::new(state.users());
     tracing::info!(node = me.name, node_id = me.id, address = %me.address, port = me.port, "agent started");
     let agent = Arc::new(Agent::open(cluster, me, state, Keeper::Kubernetes)?);
     let shell = Arc::new(ClusterAgent::new(Arc::clone(&agent), Arc::clone(objects)));
     let lease_client = connect(options, Some(RENEW_WITHIN)).await?;
     let lease = NodeLease::new(lease_client, &options.node_leases(), options.node.clone());
-    let place = Place { node: options.node.clone(), device_dir: devices };
-    let csi = CsiNode::new(Attacher::new(Arc::clone(&shell)), place);
+    let place = Place { node: options.node.clone(), device_dir: devices.clone() };
+    let csi = CsiNode::new(Attacher::new(Arc::clone(&shell)), place).with_users(users.clone());
+    let ending_pods = EndingPods::new(Arc::clone(&shell), users, devices);
     let parts = {
         let (shell, health) = (Arc::clone(&shell), health.clone());
         // Many small requests to the engine: none of them waits behind another task.
@@ -172,6 +176,7 @@ async fn work(
         result = parts => Ok(result?),
         () = agent::keep_up(Arc::clone(&agent)) => Ok(()),
         () = shell.keep_pool() => Ok(()),
+        () = ending_pods.watch() => Ok(()),
         () = shell.pool_reports.send() => Ok(()),
         () = shell.part_reports.send() => Ok(()),
         () = shell.events.send(objects) => Ok(()),

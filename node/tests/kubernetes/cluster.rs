@@ -1,21 +1,26 @@
 //! A real API server with several nodes, and the test in the place of the controller.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use lockstep_api::{
-    Access, Ack, Arbiter, Definition, FirstMember, MirrorPool, MirrorReplica, MirrorReplicaSpec, MirrorReplicaStatus,
-    MirrorVolume, OnQuorumLoss, Phase, Placement, ReplicaRole, is_true, names,
+    Access, Ack, Arbiter, Definition, FirstMember, Member, MirrorPool, MirrorReplica, MirrorReplicaSpec,
+    MirrorReplicaStatus, MirrorVolume, OnQuorumLoss, Phase, Placement, ReplicaRole, condition, is_true, names,
 };
 use lockstep_apiserver::ApiServer;
 use lockstep_processes::cleanup::Cleanup;
 use lockstep_processes::wait;
 use lockstep_proto::csi::v1 as csi;
+use lockstep_proto::node::v1 as proto;
+use lockstep_proto::node::v1::engine_client::EngineClient;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -172,21 +177,104 @@ impl TestCluster {
             tie_breaker: first(ReplicaRole::TieBreaker).next().map(|it| it.node_id),
         };
         for it in &placement {
-            let spec = MirrorReplicaSpec {
-                volume: volume.to_owned(),
-                node_name: it.node.clone(),
-                role: it.role,
-                definition: definition.clone(),
-                joins: false,
-                size_bytes: None,
-                resync_rate: 0,
-            };
-            let mut part = MirrorReplica::new(&names::replica_name(volume, &it.node), spec);
-            part.metadata.labels = Some([(names::LABEL_VOLUME.to_owned(), volume.to_owned())].into());
-            part.metadata.finalizers = Some(vec![names::FINALIZER_REPLICA.to_owned()]);
-            self.runtime.block_on(self.parts().create(&PostParams::default(), &part)).context("make a part")?;
+            self.make_part(volume, it, (&definition, false), &members(&placement))?;
         }
         Ok(())
+    }
+
+    fn make_part(
+        &self,
+        volume: &str,
+        placed: &Placement,
+        (definition, joins): (&Definition, bool),
+        members: &[Member],
+    ) -> Result<()> {
+        let spec = MirrorReplicaSpec {
+            volume: volume.to_owned(),
+            node_name: placed.node.clone(),
+            role: placed.role,
+            definition: definition.clone(),
+            joins,
+            size_bytes: None,
+            resync_rate: 0,
+            members: members.to_vec(),
+        };
+        let mut part = MirrorReplica::new(&names::replica_name(volume, &placed.node), spec);
+        part.metadata.labels = Some([(names::LABEL_VOLUME.to_owned(), volume.to_owned())].into());
+        part.metadata.finalizers = Some(vec![names::FINALIZER_REPLICA.to_owned()]);
+        self.runtime.block_on(self.parts().create(&PostParams::default(), &part)).context("make a part")?;
+        Ok(())
+    }
+
+    /// What the controller does when the members of a volume that is created change: the placement is written first, then parts are made,
+    /// told what they are now, or marked as to be deleted.
+    pub fn place(&self, volume: &str, on: &[(&str, ReplicaRole)]) -> Result<()> {
+        let mut placement = Vec::new();
+        for (node, role) in on {
+            let status = self.pool(node)?.status.context("the node has said nothing")?;
+            let (node_id, incarnation) = (status.node_id, status.incarnation);
+            placement.push(Placement { node: (*node).to_owned(), node_id, incarnation, role: *role });
+        }
+        let ready = condition("Ready", true, "Created", "", None, Time(Timestamp::now()));
+        let status = json!({ "status": { "placement": placement, "conditions": [ready] } });
+        let api: Api<MirrorVolume> = Api::all(self.client.clone());
+        self.runtime.block_on(api.patch_status(volume, &PatchParams::default(), &Patch::Merge(status)))?;
+        let label = format!("{}={volume}", names::LABEL_VOLUME);
+        let parts = self.runtime.block_on(self.parts().list(&ListParams::default().labels(&label)))?.items;
+        let definition = parts.first().context("no parts")?.spec.definition.clone();
+        let members = members(&placement);
+        for placed in &placement {
+            match parts.iter().find(|part| part.spec.node_name == placed.node) {
+                None => self.make_part(volume, placed, (&definition, true), &members)?,
+                Some(part) => {
+                    let joins = part.spec.joins || part.spec.role != placed.role;
+                    let spec = json!({ "role": placed.role, "joins": joins, "members": members });
+                    self.patch_part(volume, &placed.node, spec)?;
+                }
+            }
+        }
+        for part in parts.iter().filter(|part| !on.iter().any(|(node, _)| *node == part.spec.node_name)) {
+            self.delete_part(volume, &part.spec.node_name)?;
+        }
+        Ok(())
+    }
+
+    /// Marks a part as to be deleted.
+    pub fn delete_part(&self, volume: &str, node: &str) -> Result<()> {
+        let name = names::replica_name(volume, node);
+        match self.runtime.block_on(self.parts().delete(&name, &DeleteParams::default())) {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            result => result.map(drop).context("delete a part"),
+        }
+    }
+
+    /// Waits until a node's engine says that these replicas are in sync, and no others belong to the volume, and that all of them vote.
+    pub fn wait_members(&self, volume: &str, at: &str, replicas: &[&str], tie_breaker: &str) -> Result<()> {
+        let seen = || -> Result<proto::VolumeStatus> { self.engine_status(volume, at) };
+        let is_so = |status: &proto::VolumeStatus| {
+            let mut names: Vec<&str> = status.replicas.iter().map(|replica| replica.node.as_str()).collect();
+            names.sort_unstable();
+            let mut in_sync: Vec<&str> = status.in_sync.iter().map(String::as_str).collect();
+            in_sync.sort_unstable();
+            let votes = |node: &&str| status.voters.iter().any(|voter| voter == node);
+            let vote = replicas.iter().all(votes) && status.voters.len() == replicas.len() + 1;
+            vote && in_sync == replicas && names == replicas && status.tie_breaker == tie_breaker
+        };
+        wait::until_true(&format!("{volume} is made of {replicas:?} and {tie_breaker:?}"), BOUND, || {
+            Ok(seen().is_ok_and(|status| is_so(&status)))
+        })
+        .with_context(|| format!("last seen: {:?}\n{}", seen(), self.all_said()))
+    }
+
+    /// A volume as a node's engine has it.
+    pub fn engine_status(&self, volume: &str, node: &str) -> Result<proto::VolumeStatus> {
+        let socket = self.node(node)?.state().join("engine.sock");
+        let request = proto::GetVolumeRequest { volume: volume.to_owned() };
+        self.runtime.block_on(async {
+            let mut engine = EngineClient::new(lockstep_node::rpc::unix_channel(socket));
+            let asked = tokio::time::timeout(CALL_BOUND, engine.get_status(request)).await?;
+            Ok(asked?.into_inner())
+        })
     }
 
     /// All parts are made, and both replicas are in sync.
@@ -221,14 +309,7 @@ impl TestCluster {
     pub fn delete(&self, volume: &str) -> Result<()> {
         let api: Api<MirrorVolume> = Api::all(self.client.clone());
         self.runtime.block_on(api.delete(volume, &DeleteParams::default())).context("delete a volume")?;
-        for node in &self.nodes {
-            let name = names::replica_name(volume, &node.name);
-            match self.runtime.block_on(self.parts().delete(&name, &DeleteParams::default())) {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                result => drop(result.context("delete a part")?),
-            }
-        }
-        Ok(())
+        self.nodes.iter().try_for_each(|node| self.delete_part(volume, &node.name))
     }
 
     pub fn wait_gone(&self, volume: &str, node: &str) -> Result<()> {
@@ -261,6 +342,71 @@ impl TestCluster {
             client.node_unstage_volume(request).await.map(drop)
         })
         .with_context(|| format!("unstage {volume} at {node}: {}", self.all_said()))
+    }
+
+    /// Publishes the staged block device for a pod, as kubelet does. Gives the target.
+    pub fn publish(&self, volume: &str, node: &str, pod: &Pod) -> Result<PathBuf> {
+        let staging = self.staging(volume, node)?;
+        let target = self.target(volume, node, pod)?;
+        std::fs::create_dir_all(target.parent().context("a target has a parent")?)?;
+        let context = [
+            ("csi.storage.k8s.io/pod.name", pod.metadata.name.clone()),
+            ("csi.storage.k8s.io/pod.namespace", pod.metadata.namespace.clone()),
+            ("csi.storage.k8s.io/pod.uid", pod.metadata.uid.clone()),
+        ];
+        let context = context.map(|(key, value)| (key.to_owned(), value.unwrap_or_default()));
+        self.call(node, async |mut client| {
+            let request = csi::NodePublishVolumeRequest {
+                volume_id: volume.to_owned(),
+                staging_target_path: staging.clone(),
+                target_path: target.display().to_string(),
+                volume_capability: Some(block()),
+                volume_context: context.clone().into(),
+                ..Default::default()
+            };
+            client.node_publish_volume(request).await.map(drop)
+        })
+        .with_context(|| format!("publish {volume} at {node}: {}", self.all_said()))?;
+        Ok(target)
+    }
+
+    pub fn unpublish(&self, volume: &str, node: &str, pod: &Pod) -> Result<()> {
+        let target_path = self.target(volume, node, pod)?.display().to_string();
+        self.call(node, async |mut client| {
+            let request =
+                csi::NodeUnpublishVolumeRequest { volume_id: volume.to_owned(), target_path: target_path.clone() };
+            client.node_unpublish_volume(request).await.map(drop)
+        })
+        .with_context(|| format!("unpublish {volume} at {node}: {}", self.all_said()))
+    }
+
+    fn target(&self, volume: &str, node: &str, pod: &Pod) -> Result<PathBuf> {
+        let uid = pod.metadata.uid.as_deref().context("a pod has a uid")?;
+        Ok(self.node(node)?.dir.join("kubelet/pods").join(uid).join(volume))
+    }
+
+    /// Makes a pod on a node, that has one second to end.
+    pub fn make_pod(&self, name: &str, node: &str) -> Result<Pod> {
+        let pod = serde_json::from_value(json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name },
+            "spec": {
+                "nodeName": node,
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{ "name": "c", "image": "none" }],
+            },
+        }))?;
+        self.runtime.block_on(self.pods().create(&PostParams::default(), &pod)).context("make a pod")
+    }
+
+    /// Tells it to end. It stays, for nobody is there who ends it.
+    pub fn delete_pod(&self, name: &str) -> Result<()> {
+        self.runtime.block_on(self.pods().delete(name, &DeleteParams::default())).map(drop).context("delete a pod")
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
     }
 
     fn staging(&self, volume: &str, node: &str) -> Result<String> {
@@ -300,6 +446,10 @@ impl TestCluster {
         ensure!(answer.starts_with("HTTP/1.1 "), "{answer}");
         Ok(code.parse()?)
     }
+}
+
+fn members(placement: &[Placement]) -> Vec<Member> {
+    placement.iter().map(|placed| Member { node_id: placed.node_id, role: placed.role }).collect()
 }
 
 fn block() -> csi::VolumeCapability {

@@ -2,6 +2,8 @@
 #![allow(clippy::panic, reason = "tests fail by panicking")]
 
 mod cluster;
+mod members;
 mod node;
 mod outages;
+mod pods;
 mod volumes;
