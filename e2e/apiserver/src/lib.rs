@@ -11,7 +11,7 @@ mod rights;
 
 use anyhow::{Context, Result, bail};
 use credentials::Credentials;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use lockstep_processes::cleanup::Cleanup;
 use lockstep_processes::command::{program, run_ok};
@@ -111,6 +111,26 @@ impl ApiServer {
 
     /// A client of an administrator. Its requests have no bound of their own beyond that of connecting.
     pub async fn client(&self) -> Result<Client> {
+        Client::try_from(self.config().await?).context("make a client")
+    }
+
+    /// A client of an administrator who acts as `user`, about whom the server is told these facts besides the name.
+    pub async fn client_as(&self, user: &str, facts: &[(&str, &str)]) -> Result<Client> {
+        let mut config = self.config().await?;
+        let fact = |(name, value): &(&str, &str)| ((*name).to_owned(), vec![(*value).to_owned()]);
+        config.auth_info.impersonate = Some(user.to_owned());
+        config.auth_info.impersonate_user_extra = Some(facts.iter().map(fact).collect());
+        Client::try_from(config).context("make a client")
+    }
+
+    /// A client of whoever has this token.
+    pub async fn client_of(&self, token: String) -> Result<Client> {
+        let mut config = self.config().await?;
+        config.auth_info = AuthInfo { token: Some(token.into()), ..AuthInfo::default() };
+        Client::try_from(config).context("make a client")
+    }
+
+    async fn config(&self) -> Result<Config> {
         let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).context("read the kubeconfig file")?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
@@ -118,7 +138,7 @@ impl ApiServer {
         config.connect_timeout = Some(LOOK_BOUND);
         // Loopback, whatever the environment says of proxies.
         config.proxy_url = None;
-        Client::try_from(config).context("make a client")
+        Ok(config)
     }
 
     /// Kills the server: nothing listens at its port any more. What it stored stays.

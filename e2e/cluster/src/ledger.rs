@@ -51,6 +51,10 @@ impl Ledger {
         let mut options = OpenOptions::new();
         options.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC);
         let file = options.create(!device).open(path)?;
+        if !device {
+            // A predecessor on the same node may be about to end: it has written its last record when it is gone.
+            file.lock()?;
+        }
         if !device && file.metadata()?.len() < offset + RING_BYTES {
             // Written, not only sized: later appends are overwrites, as a database's are.
             let zero = Block([0; RECORD_BYTES]);
