@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 const AGAIN_LONGEST: Duration = Duration::from_secs(3);
 
 /// Selects the Leases that hold configurations of volumes.
-const REGISTERS: &str = "lockstep.dev/kind=configuration";
+const REGISTERS: &str = "lockstep.storage/kind=configuration";
 
 /// What changed, for whoever reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

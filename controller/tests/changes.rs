@@ -26,7 +26,7 @@ impl Setup {
     }
 
     fn registers(&self) -> Result<Vec<Lease>> {
-        let of = ListParams::default().labels("lockstep.dev/kind=configuration");
+        let of = ListParams::default().labels("lockstep.storage/kind=configuration");
         Ok(self.run(self.leases().list(&of))?.items)
     }
 }

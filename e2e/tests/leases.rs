@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 const NAMESPACE: &str = "lockstep";
-const CONFIGURATION: &str = "lockstep.dev/configuration";
-const UID: &str = "lockstep.dev/uid";
+const CONFIGURATION: &str = "lockstep.storage/configuration";
+const UID: &str = "lockstep.storage/uid";
 const SIZE_BYTES: u64 = 64 << 20;
 const LOAD_BYTES: u64 = 32 << 20;
 const OPERATIONS: u64 = 300;
@@ -220,7 +220,8 @@ fn meddling_with_the_lease_stops_changes_and_no_io() -> Result<()> {
     let good = running.kubernetes.register()?;
     let whole = good.metadata.annotations.as_ref().context("annotations")?[CONFIGURATION].clone();
     running.kubernetes.annotate(CONFIGURATION, "nonsense")?;
-    running.lose_b_and_mend("lockstep.dev/configuration", |kubernetes| kubernetes.annotate(CONFIGURATION, &whole))?;
+    running
+        .lose_b_and_mend("lockstep.storage/configuration", |kubernetes| kubernetes.annotate(CONFIGURATION, &whole))?;
     // An older one is not believed.
     let newest = running.kubernetes.register()?;
     running.kubernetes.annotate(CONFIGURATION, &whole)?;

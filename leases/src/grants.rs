@@ -260,12 +260,12 @@ mod tests {
             })
         };
         for (key, value) in [
-            ("lockstep.dev/uid", "other"),
-            ("lockstep.dev/epoch", "-1"),
-            ("lockstep.dev/counter", "1"),
-            ("lockstep.dev/wishes", "[{}]"),
-            ("lockstep.dev/wishes", r#"[{"node":1,"incarnation":"x","class":"low"}]"#),
-            ("lockstep.dev/wishes", r#"[{"node":1,"incarnation":"1","class":"lowest"}]"#),
+            ("lockstep.storage/uid", "other"),
+            ("lockstep.storage/epoch", "-1"),
+            ("lockstep.storage/counter", "1"),
+            ("lockstep.storage/wishes", "[{}]"),
+            ("lockstep.storage/wishes", r#"[{"node":1,"incarnation":"x","class":"low"}]"#),
+            ("lockstep.storage/wishes", r#"[{"node":1,"incarnation":"1","class":"lowest"}]"#),
         ] {
             annotate(key, value);
         }

@@ -5,20 +5,20 @@ use lockstep_core::{NodeId, VolumeId};
 /// The namespace, unless the cluster file names another.
 pub const NAMESPACE: &str = "lockstep";
 /// Label: the volume that a Lease belongs to, as 32 hex digits.
-pub const VOLUME_LABEL: &str = "lockstep.dev/volume";
+pub const VOLUME_LABEL: &str = "lockstep.storage/volume";
 /// Label: what a Lease is for, see [`crate::Kind`].
-pub const KIND_LABEL: &str = "lockstep.dev/kind";
+pub const KIND_LABEL: &str = "lockstep.storage/kind";
 /// Annotation: the Lease's own uid, written after it was made. One that says another was copied, or made again.
-pub const UID_ANNOTATION: &str = "lockstep.dev/uid";
+pub const UID_ANNOTATION: &str = "lockstep.storage/uid";
 /// Annotation: the whole configuration, in base64.
-pub const CONFIGURATION_ANNOTATION: &str = "lockstep.dev/configuration";
+pub const CONFIGURATION_ANNOTATION: &str = "lockstep.storage/configuration";
 /// Annotation, for people: the configuration's epoch.
-pub const EPOCH_ANNOTATION: &str = "lockstep.dev/epoch";
+pub const EPOCH_ANNOTATION: &str = "lockstep.storage/epoch";
 /// Annotation, for people: the nodes that are in sync.
-pub const IN_SYNC_ANNOTATION: &str = "lockstep.dev/in-sync";
+pub const IN_SYNC_ANNOTATION: &str = "lockstep.storage/in-sync";
 /// Annotation: all nodes of the configuration, by number and separated by commas. An admission policy, which cannot decode the
 /// configuration, reads there whether a node has to do with the volume.
-pub const MEMBERS_ANNOTATION: &str = "lockstep.dev/members";
+pub const MEMBERS_ANNOTATION: &str = "lockstep.storage/members";
 
 /// A volume's identity as it stands in names and labels.
 #[must_use]
@@ -33,9 +33,9 @@ pub fn register_name(volume: VolumeId) -> String {
 }
 
 /// Annotation of a grant Lease: the counter of the grant, which `leaseTransitions` shows as far as it can.
-pub const COUNTER_ANNOTATION: &str = "lockstep.dev/counter";
+pub const COUNTER_ANNOTATION: &str = "lockstep.storage/counter";
 /// Annotation of a grant Lease: who waits, in order of arrival, as JSON.
-pub const WISHES_ANNOTATION: &str = "lockstep.dev/wishes";
+pub const WISHES_ANNOTATION: &str = "lockstep.storage/wishes";
 
 /// What stands between the volume and the shard in a grant Lease's name.
 const GRANTS: &str = "-grants-";

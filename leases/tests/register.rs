@@ -172,7 +172,7 @@ fn what_somebody_meddled_with_is_lost_and_says_so() -> Result<()> {
     for (value, says) in [
         (Some("??"), "is not base64"),
         (Some(""), "the bytes end"),
-        (Some(changed.as_str()), "lockstep.dev/configuration: its"),
+        (Some(changed.as_str()), "lockstep.storage/configuration: its"),
         (None, "is missing"),
     ] {
         edit(names::CONFIGURATION_ANNOTATION, value)?;

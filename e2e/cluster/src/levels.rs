@@ -4,7 +4,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::cluster::{Cluster, is_ready};
@@ -88,7 +87,7 @@ fn engine_kills(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<S
         let mut gaps = Vec::new();
         for _ in 0..runs {
             collector.forget_gap("kills");
-            nodes::signal_program(&node, "lockstep-engine", Signal::SIGKILL)?;
+            nodes::kill_engine(&node)?;
             collector.wait_progress("kills", 200, BOUND)?;
             let lives = collector.lives("kills");
             ensure!(lives.len() == 1 && lives[0].errors.is_empty(), "the writer noticed: {lives:?}");

@@ -108,11 +108,27 @@ fn collect_tree(pid: u32, found: &mut Vec<i32>) {
 /// # Errors
 /// There is none.
 pub fn signal_program(node: &str, program: &str, signal: Signal) -> Result<usize> {
+    signal_matching(node, program, signal, |_| true)
+}
+
+/// Kills the engine of a node, and not what starts it again: a container that ends again and again is started later and later.
+///
+/// # Errors
+/// There is none.
+pub fn kill_engine(node: &str) -> Result<()> {
+    signal_matching(node, "lockstep-engine", Signal::SIGKILL, |first| first == "worker").map(|_| ())
+}
+
+/// Of those whose first argument matches.
+fn signal_matching(node: &str, program: &str, signal: Signal, matches: impl Fn(&str) -> bool) -> Result<usize> {
     let mut count = 0;
     for pid in processes(node)? {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
-        if String::from_utf8_lossy(first).rsplit('/').next() == Some(program)
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let mut words = command.split('\0');
+        let name = words.next().unwrap_or_default().rsplit('/').next();
+        if name == Some(program)
+            && matches(words.next().unwrap_or_default())
             && kill(Pid::from_raw(pid), signal).is_ok()
         {
             count += 1;

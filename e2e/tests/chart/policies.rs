@@ -60,14 +60,13 @@ fn lease(name: &str, kind: Option<&str>, holder: &str, notes: Value) -> Value {
         "spec": { "holderIdentity": holder },
     });
     if let Some(kind) = kind {
-        lease["metadata"]["labels"] = json!({ "lockstep.dev/kind": kind, "lockstep.dev/volume": ID });
+        lease["metadata"]["labels"] = json!({ "lockstep.storage/kind": kind, "lockstep.storage/volume": ID });
     }
     lease
 }
 
 fn configuration(name: &str) -> Value {
-    let notes =
-        json!({ "lockstep.dev/epoch": "5", "lockstep.dev/members": "1,2", "lockstep.dev/uid": "as it was made" });
+    let notes = json!({ "lockstep.storage/epoch": "5", "lockstep.storage/members": "1,2", "lockstep.storage/uid": "as it was made" });
     lease(name, Some("configuration"), "b", notes)
 }
 
@@ -88,7 +87,7 @@ fn prepare() -> Result<TestCluster> {
         make(Kind::Replica, part(name, "v", node, role))?;
     }
     make(Kind::Lease, configuration(CONFIGURATION))?;
-    let counters = json!({ "lockstep.dev/epoch": "5", "lockstep.dev/counter": "7" });
+    let counters = json!({ "lockstep.storage/epoch": "5", "lockstep.storage/counter": "7" });
     make(Kind::Lease, lease(GRANTS, Some("grants"), "b", counters))?;
     make(Kind::Lease, lease("lockstep-node-1", Some("node"), "a", json!({})))?;
     make(Kind::Lease, lease("lockstep-node-2", Some("node"), "b", json!({})))?;
@@ -167,18 +166,18 @@ fn engine_rows() -> Vec<Row> {
         Ask::Update(
             CONFIGURATION,
             json!({
-                "metadata": { "annotations": { "lockstep.dev/epoch": epoch, "lockstep.dev/members": members } },
+                "metadata": { "annotations": { "lockstep.storage/epoch": epoch, "lockstep.storage/members": members } },
                 "spec": { "holderIdentity": holder },
             }),
         )
     };
     let note = |name: &str, value: &str| json!({ "metadata": { "annotations": { name: value } } });
-    let counted = |counter: &str| Ask::Update(GRANTS, note("lockstep.dev/counter", counter));
+    let counted = |counter: &str| Ask::Update(GRANTS, note("lockstep.storage/counter", counter));
     let own = |number: u32| Ask::Create(lease(&format!("lockstep-node-{number}"), Some("node"), "d", json!({})));
     let mut copied = swap_of("6", "a");
-    copied["metadata"]["annotations"]["lockstep.dev/uid"] = json!("another");
+    copied["metadata"]["annotations"]["lockstep.storage/uid"] = json!("another");
     let mut relabelled = swap_of("6", "a");
-    relabelled["metadata"]["labels"] = json!({ "lockstep.dev/volume": "another" });
+    relabelled["metadata"]["labels"] = json!({ "lockstep.storage/volume": "another" });
     vec![
         granted(Engine("a"), Kind::Lease, swap("6", "a", "1,2")),
         granted(Engine("c"), Kind::Lease, swap("6", "c", "1,2,3")),
@@ -232,7 +231,7 @@ fn engine_rows() -> Vec<Row> {
 }
 
 fn swap_of(epoch: &str, holder: &str) -> Value {
-    json!({ "metadata": { "annotations": { "lockstep.dev/epoch": epoch } }, "spec": { "holderIdentity": holder } })
+    json!({ "metadata": { "annotations": { "lockstep.storage/epoch": epoch } }, "spec": { "holderIdentity": holder } })
 }
 
 /// The controller: our taint of a node, and nothing else of it.

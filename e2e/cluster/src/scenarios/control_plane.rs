@@ -129,26 +129,20 @@ pub(super) fn configuration_lease_deleted(stage: &Stage) -> Result<()> {
     let class = class(stage, |class| class["parameters"]["arbiter"] = "lease".into())?;
     let (_, volume) = start_writer_in(stage, writer, Claim::new("data").class(&class))?;
     let cluster = &stage.cluster;
-    let lease = cluster.get("lease", SYSTEM, &volume)?.context("the configuration Lease")?;
-    cluster.kubectl(&["delete", "lease", "-n", SYSTEM, &volume, "--wait=false"])?;
-    if cluster.get("lease", SYSTEM, &volume)?.is_some() {
-        cluster.kubectl(&[
-            "patch",
-            "lease",
-            "-n",
-            SYSTEM,
-            &volume,
-            "--type=merge",
-            "-p",
-            r#"{"metadata":{"finalizers":null}}"#,
-        ])?;
+    let object = cluster.get("mirrorvolume", "", &volume)?.context("the volume")?;
+    let name = format!("lockstep-{}", text(&object["status"]["id"]));
+    let lease = cluster.get("lease", SYSTEM, &name)?.context("the configuration Lease")?;
+    cluster.kubectl(&["delete", "lease", "-n", SYSTEM, &name, "--wait=false"])?;
+    if cluster.get("lease", SYSTEM, &name)?.is_some() {
+        let patch = r#"{"metadata":{"finalizers":null}}"#;
+        cluster.kubectl(&["patch", "lease", "-n", SYSTEM, &name, "--type=merge", "-p", patch])?;
     }
     until_true(RUNS_WITHIN, "a condition says that the register is lost", || {
         let object = cluster.get("mirrorvolume", "", &volume)?.context("the volume")?;
         let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
         Ok(conditions.iter().any(|one| one["type"] == "RegisterLost" && one["status"] == "True"))
     })?;
-    if let Some(again) = cluster.get("lease", SYSTEM, &volume)? {
+    if let Some(again) = cluster.get("lease", SYSTEM, &name)? {
         ensure!(again["metadata"]["uid"] == lease["metadata"]["uid"], "the Lease was made anew: {again}");
     }
     check_undisturbed(stage, writer)?;
@@ -226,7 +220,7 @@ pub(super) fn peers_engine_stopped_and_killed(stage: &Stage) -> Result<()> {
     let progressed = stage.collector.wait_progress(writer, 100, RUNS_WITHIN);
     nodes::signal_program(peer, "lockstep-engine", Signal::SIGCONT)?;
     progressed?;
-    nodes::signal_program(peer, "lockstep-engine", Signal::SIGKILL)?;
+    nodes::kill_engine(peer)?;
     stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
     stage.cluster.wait_in_sync(&volume, Duration::from_secs(120))?;
     check_undisturbed(stage, writer).map(|_| ())

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sys::signal::Signal;
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
@@ -51,7 +50,7 @@ pub(super) fn engine_killed_under_writer(stage: &Stage) -> Result<()> {
     let node = cluster.wait_running(namespace, writer, RUNS_WITHIN)?;
     stage.collector.wait_writing(writer, 0, RUNS_WITHIN)?;
     for _ in 0..3 {
-        nodes::signal_program(&node, "lockstep-engine", Signal::SIGKILL)?;
+        nodes::kill_engine(&node)?;
         stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
     }
     let lives = stage.collector.lives(writer);
