@@ -131,7 +131,7 @@ fn plan_more(seen: Seen<'_>, status: &MirrorVolumeStatus, replicas: &[&Placement
     }
     if replicas.len() > wanted {
         // One that was to take another's place and is lost itself makes room for the next: members take one newcomer at a time.
-        if let Some(useless) = replicas.iter().filter(|it| !serves(it)).next_back() {
+        if let Some(useless) = replicas.iter().rfind(|it| !serves(it)) {
             return Some(Change::Remove { node: useless.node.clone() });
         }
         // Where several are to go, each goes as soon as there is another in its place.

@@ -252,11 +252,19 @@ impl Cluster {
     /// # Errors
     /// The API server did not answer.
     pub fn replica_nodes(&self, volume: &str) -> Result<Vec<String>> {
+        self.part_nodes(volume, "Replica")
+    }
+
+    /// Nodes that hold parts of a volume of this role.
+    ///
+    /// # Errors
+    /// The API server did not answer.
+    pub fn part_nodes(&self, volume: &str, role: &str) -> Result<Vec<String>> {
         let selector = format!("lockstep.storage/volume={volume}");
         let text_list = self.kubectl(&["get", "mirrorreplica", "-l", &selector, "-o", "json"])?;
         let list: Value = serde_json::from_str(&text_list)?;
         let replicas = list["items"].as_array().cloned().unwrap_or_default();
-        let nodes = replicas.iter().filter(|replica| replica["spec"]["role"] == "Replica");
+        let nodes = replicas.iter().filter(|replica| replica["spec"]["role"] == role);
         Ok(nodes.map(|replica| text(&replica["spec"]["nodeName"])).collect())
     }
 

@@ -154,31 +154,25 @@ pub(super) fn suspended_pod_deleted(stage: &Stage) -> Result<()> {
     let writer = "suspended";
     let (node, volume) = start_writer(stage, writer)?;
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let others: Vec<String> = cluster.workers()?.into_iter().filter(|other| *other != node).collect();
-    for other in &others {
-        nodes::kill_node(other)?;
-    }
+    let peer = other_replica(stage, &volume, &node)?;
+    let tie_breaker = cluster.part_nodes(&volume, "TieBreaker")?.into_iter().next().context("a tie-breaker")?;
+    // It may be where the API server is, which has to stay.
+    nodes::signal_program(&tie_breaker, "lockstep-engine", Signal::SIGSTOP)?;
     let deleted = (|| {
-        let start = Instant::now();
+        nodes::kill_node(&peer)?;
         until_true(RUNS_WITHIN, "the writer hangs", || {
-            Ok(stage
-                .collector
-                .lives(writer)
-                .last()
-                .and_then(|life| life.last_ack)
-                .is_some_and(|last| last.elapsed() > HANGS))
+            let last = stage.collector.lives(writer).last().and_then(|life| life.last_ack);
+            Ok(last.is_some_and(|last| last.elapsed() > HANGS))
         })?;
+        let start = Instant::now();
         cluster.kubectl(&["delete", "pod", "-n", namespace, writer, "--wait=true", "--timeout=120s"])?;
-        println!("    the pod was gone {:.1} s after its volume's quorum", start.elapsed().as_secs_f64());
+        println!("    the pod of the suspended volume was gone after {:.1} s", start.elapsed().as_secs_f64());
         Ok::<(), anyhow::Error>(())
     })();
-    for other in &others {
-        nodes::start_node(other)?;
-    }
+    nodes::signal_program(&tie_breaker, "lockstep-engine", Signal::SIGCONT)?;
+    nodes::start_node(&peer)?;
     deleted?;
-    for other in &others {
-        nodes::wait_node_ready(cluster, other, true, BACK_WITHIN)?;
-    }
+    nodes::wait_node_ready(cluster, &peer, true, BACK_WITHIN)?;
     // Nothing is lost: the next pod finds every record.
     let claim = Claim::new("data");
     cluster.apply(&[Pod::recorder(writer, &claim, &stage.collector).object(cluster, namespace)])?;

@@ -212,6 +212,14 @@ pub(super) fn all_nodes_off_and_on(stage: &Stage) -> Result<()> {
 
 /// A replica's node comes back as a new one: another node object, and nothing on its disk.
 pub(super) fn node_re_added_with_empty_disks(stage: &Stage) -> Result<()> {
+    // By default it is waited for what a disk held, in case that it was only not mounted.
+    stage.cluster.helm_upgrade(&["controller.replaceAfter=15s"])?;
+    let result = re_add_node(stage);
+    stage.cluster.helm_upgrade(&["controller.replaceAfter=10m"])?;
+    result
+}
+
+fn re_add_node(stage: &Stage) -> Result<()> {
     let cluster = &stage.cluster;
     let writer = "re-added";
     let (node, volume) = start_writer(stage, writer)?;
