@@ -153,5 +153,9 @@ pub(super) fn helm_uninstall_is_refused(stage: &Stage) -> Result<()> {
     for component in ["node", "engine", "holder", "controller"] {
         ensure!(!cluster.pods_of(component)?.is_empty(), "no pod of {component} is left");
     }
+    check_undisturbed(stage, writer)?;
+    // For Helm the release is half uninstalled until somebody says otherwise.
+    let output = cluster.try_helm(&["rollback", "lockstep", "--wait", "--timeout", "5m"])?;
+    ensure!(output.status.success(), "helm rollback: {}", String::from_utf8_lossy(&output.stderr));
     check_undisturbed(stage, writer).map(|_| ())
 }
