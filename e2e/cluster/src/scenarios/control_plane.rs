@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
@@ -123,7 +124,8 @@ pub(super) fn mirror_network_cut(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Somebody deletes the Lease that holds a volume's configuration: the writer goes on, a condition says so, nothing makes it anew silently.
+/// Somebody deletes the Lease that holds a volume's configuration: the writer goes on, a condition says so, nothing makes it anew
+/// silently. An operator puts the newest copy back, and says that it is the one.
 pub(super) fn configuration_lease_deleted(stage: &Stage) -> Result<()> {
     let writer = "lease-deleted";
     let class = class(stage, |class| class["parameters"]["arbiter"] = "lease".into())?;
@@ -146,6 +148,22 @@ pub(super) fn configuration_lease_deleted(stage: &Stage) -> Result<()> {
         ensure!(again["metadata"]["uid"] == lease["metadata"]["uid"], "the Lease was made anew: {again}");
     }
     check_undisturbed(stage, writer)?;
+    let metadata = &lease["metadata"];
+    cluster.apply(&[json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "spec": lease["spec"],
+        "metadata": {
+            "name": name, "namespace": SYSTEM, "labels": metadata["labels"], "annotations": metadata["annotations"],
+        },
+    })])?;
+    let again = cluster.get("lease", SYSTEM, &name)?.context("the Lease that was put back")?;
+    let uid = format!("lockstep.storage/uid={}", text(&again["metadata"]["uid"]));
+    cluster.kubectl(&["annotate", "--overwrite", "lease", "-n", SYSTEM, &name, &uid])?;
+    until_true(RUNS_WITHIN, "the register is believed again", || {
+        let object = cluster.get("mirrorvolume", "", &volume)?.context("the volume")?;
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(!conditions.iter().any(|one| one["type"] == "RegisterLost" && one["status"] == "True"))
+    })?;
+    cluster.delete_pod(&stage.namespace, writer)?;
     drop_class(stage)
 }
 
