@@ -108,8 +108,8 @@ impl Setup {
     /// A client that takes the first answer: kube's own asks again where a budget refuses an eviction.
     pub fn plain_client(&self, kubeconfig: &Path) -> Result<Client> {
         let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-        let made = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default());
-        let mut config = self.run(made)?;
+        let options = KubeConfigOptions::default();
+        let mut config = self.run(Config::from_custom_kubeconfig(kubeconfig, &options))?;
         (config.default_retry, config.proxy_url) = (false, None);
         let _inside = self.runtime.enter();
         Ok(Client::try_from(config)?)
