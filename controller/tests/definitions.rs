@@ -86,7 +86,21 @@ fn edits_that_would_lose_data_or_confuse_members_are_refused() -> Result<()> {
         "storage cannot be changed",
     )?;
     setup.refused::<MirrorPool>("a", json!({ "spec": { "storage": null } }), "storage cannot be changed")?;
-    setup.run(pools.patch("a", &PatchParams::default(), &Patch::Merge(&json!({ "spec": { "evict": true } }))))?;
+    let edit = |spec: Value| {
+        setup.run(pools.patch("a", &PatchParams::default(), &Patch::Merge(&json!({ "spec": spec })))).map(drop)
+    };
+    setup.refused::<MirrorPool>(
+        "a",
+        json!({ "spec": { "storage": { "directory": "/other" }, "evict": true } }),
+        "storage cannot be changed",
+    )?;
+    edit(json!({ "evict": true }))?;
+    edit(json!({ "storage": { "directory": null, "device": "/dev/x" }, "evict": false }))?;
+    setup.refused::<MirrorPool>(
+        "a",
+        json!({ "spec": { "storage": { "device": "/dev/y" } } }),
+        "storage cannot be changed",
+    )?;
 
     let definition = json!({
         "id": "0".repeat(32), "generation": "0".repeat(16), "sizeBytes": 4096, "access": "SingleWriter", "arbiter": "Peers",

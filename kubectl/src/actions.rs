@@ -8,11 +8,13 @@ use crate::args::{Drain, Evict, Force};
 use crate::cluster::Cluster;
 use crate::{live, view};
 
-async fn patch_pool(cluster: &Cluster, node: &str, spec: serde_json::Value) -> Result<()> {
+pub(crate) async fn patch_pool(cluster: &Cluster, node: &str, spec: serde_json::Value) -> Result<()> {
     let patch = Patch::Merge(json!({ "spec": spec }));
-    let pools = cluster.pools();
-    let patched = pools.patch(node, &PatchParams::default(), &patch).await;
-    patched.map(|_| ()).with_context(|| format!("change the MirrorPool of node {node:?}"))
+    match cluster.pools().patch(node, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => bail!("there is no MirrorPool of a node {node:?}"),
+        Err(error) => Err(error).with_context(|| format!("change the MirrorPool of node {node:?}")),
+    }
 }
 
 pub(crate) async fn drain(cluster: &Cluster, drain: &Drain) -> Result<()> {
@@ -44,7 +46,9 @@ pub(crate) async fn evict(cluster: &Cluster, evict: &Evict) -> Result<()> {
     match evict.undo {
         true => println!("node {node}: its replicas stay"),
         false => {
-            println!("node {node}: its replicas are moved elsewhere (kubectl lockstep node {node} shows what is left)")
+            println!(
+                "node {node}: its replicas are moved elsewhere (kubectl lockstep pool drain {node} shows how far it is)"
+            )
         }
     }
     Ok(())

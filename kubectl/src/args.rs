@@ -9,6 +9,8 @@ const EXAMPLES: &str = "Examples:
   kubectl lockstep volume data --claim-namespace shop
   kubectl lockstep node worker-1 --output json
   kubectl lockstep drain worker-1
+  kubectl lockstep pool drain worker-1
+  kubectl lockstep pool replace worker-1 --device /dev/disk/by-id/nvme-new
   kubectl lockstep bundle --directory ./lockstep-bundle";
 
 /// Volumes of Lockstep in this cluster: what is where, what is wrong, and what is done by hand
@@ -77,7 +79,10 @@ Examples:
     /// Take new replicas on a node again
     #[command(after_help = "Example:\n  kubectl lockstep undrain worker-1")]
     Undrain(Which),
-    /// Move all replicas of a node elsewhere: before its disk is replaced, or it leaves for good
+    /// Empty the pool of a node, and give it another disk
+    #[command(subcommand)]
+    Pool(Pool),
+    /// Move all replicas of a node elsewhere, or let them stay; `pool drain` does the same and shows how far it is
     #[command(after_help = "Examples:\n  kubectl lockstep evict worker-1\n  kubectl lockstep evict worker-1 --undo")]
     Evict(Evict),
     /// Go on with one node's replica of a volume alone: the only command that may lose acknowledged data
@@ -92,6 +97,59 @@ Example:
 Example:
   kubectl lockstep bundle --directory ./lockstep-bundle")]
     Bundle(Bundle),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pool {
+    /// Move all replicas of a node elsewhere, and show progress until none is left
+    #[command(
+        after_help = "Replicas are moved while their volumes are used: each gets its new copy first. It needs other nodes with room.
+Ctrl-C ends only the watching; `kubectl lockstep evict NODE --undo` stops it. With --output json progress is on standard error, and
+one value is printed at the end.
+
+Examples:
+  kubectl lockstep pool drain worker-1
+  kubectl lockstep pool drain worker-1 --no-wait --output json"
+    )]
+    Drain(PoolDrain),
+    /// Give a node another disk or directory, once no replica is left there
+    #[command(
+        after_help = "It is refused while a replica is on the node. What is on the new disk must be nothing, or this very pool.
+
+Examples:
+  kubectl lockstep pool replace worker-1 --device /dev/disk/by-id/nvme-new
+  kubectl lockstep pool replace worker-1 --directory /srv/lockstep"
+    )]
+    Replace(PoolReplace),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolDrain {
+    /// The node's name
+    pub name: String,
+    /// Return at once, and say what is there now
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolReplace {
+    /// The node's name
+    pub name: String,
+    #[command(flatten)]
+    pub storage: Storage,
+}
+
+/// Where the pool is to be: exactly one.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Storage {
+    /// An empty directory of a local file system: an absolute path on the node
+    #[arg(long)]
+    pub directory: Option<String>,
+    /// A disk or partition without anything on it, by a name that stays: an absolute path on the node
+    #[arg(long)]
+    pub device: Option<String>,
 }
 
 #[derive(Debug, Args)]

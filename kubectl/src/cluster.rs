@@ -37,6 +37,10 @@ impl Cluster {
         Api::all(self.client.clone())
     }
 
+    pub(crate) async fn pool(&self, node: &str) -> Result<MirrorPool> {
+        self.pools().get_opt(node).await?.with_context(|| format!("there is no MirrorPool of a node {node:?}"))
+    }
+
     pub(crate) async fn all_pools(&self) -> Result<Vec<MirrorPool>> {
         Ok(self.pools().list(&ListParams::default()).await.context("list MirrorPools: is Lockstep installed?")?.items)
     }

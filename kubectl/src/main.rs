@@ -9,6 +9,7 @@ mod args;
 mod bundle;
 mod cluster;
 mod live;
+mod pools;
 mod tables;
 mod view;
 
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, Pool};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -44,6 +45,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Command::Node(which) => output.print(&view::NodeDetails::read(&cluster, &which.name).await?, tables::node),
         Command::Drain(drain) => actions::drain(&cluster, drain).await,
         Command::Undrain(which) => actions::undrain(&cluster, &which.name).await,
+        Command::Pool(Pool::Drain(drain)) => pools::drain(&cluster, drain, output).await,
+        Command::Pool(Pool::Replace(replace)) => pools::replace(&cluster, replace, output).await,
         Command::Evict(evict) => actions::evict(&cluster, evict).await,
         Command::Force(force) => actions::force(&cluster, force).await,
         Command::Bundle(to) => bundle::write(&cluster, &to.directory).await,

@@ -27,13 +27,14 @@ use serde::{Deserialize, Serialize};
     validation = ("self.metadata.name == self.spec.nodeName", "a pool bears the name of its node")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)",
-    "storage cannot be changed: drain the pool, delete it, and create it anew"))]
+#[x_kube(validation = ("oldSelf.evict || has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)",
+    "storage cannot be changed while replicas may be there: kubectl lockstep pool drain, then kubectl lockstep pool replace"))]
 pub struct MirrorPoolSpec {
     /// The node.
     #[x_kube(validation = ("self == oldSelf", "nodeName cannot be changed"))]
     pub node_name: String,
-    /// Where the replicas are kept; absent: the node keeps none, its pods reach volumes through other nodes.
+    /// Where the replicas are kept; absent: the node keeps none, its pods reach volumes through other nodes. Changed only while `evict`
+    /// is set, which whoever changes it has waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<PoolStorage>,
     /// No new replicas are placed here.

@@ -128,6 +128,8 @@ fn parse_pool(pool: &MirrorPool, node: Option<&Node>, reserved: Option<&(u64, us
     let zone = labels.get(ZONE_LABEL).cloned();
     labels.extend(pool.labels().clone());
     let leaving = pool.metadata.deletion_timestamp.is_some();
+    // What it says is of another spec: its storage may be another by now.
+    let behind = status.observed_generation.is_some_and(|seen| pool.metadata.generation.is_some_and(|now| seen < now));
     let engine = is_true(&status.conditions, "EngineReady") && status.node_id != 0 && status.incarnation != 0;
     let (reserved, votes) = reserved.copied().unwrap_or_default();
     Pool {
@@ -139,7 +141,7 @@ fn parse_pool(pool: &MirrorPool, node: Option<&Node>, reserved: Option<&(u64, us
         // A node that was deleted may still have an object of ours.
         engine: engine && node.is_some() && !leaving,
         storage: pool.spec.storage.is_some() && is_true(&status.conditions, "Ready"),
-        cordoned: pool.spec.cordoned || leaving,
+        cordoned: pool.spec.cordoned || leaving || behind,
         evict: pool.spec.evict,
         capacity: bytes(status.capacity_bytes),
         free: bytes(status.free_bytes),
@@ -153,4 +155,24 @@ fn parse_pool(pool: &MirrorPool, node: Option<&Node>, reserved: Option<&(u64, us
 pub fn same_numbers(pools: &[Pool]) -> BTreeSet<u32> {
     let mut seen = BTreeSet::new();
     pools.iter().filter(|pool| pool.node_id != 0 && !seen.insert(pool.node_id)).map(|pool| pool.node_id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nothing_new_is_placed_in_a_pool_that_its_node_has_not_seen_yet() {
+        let cordoned = |seen: i64| {
+            let pool: MirrorPool = serde_json::from_value(json!({
+                "apiVersion": "lockstep.storage/v1alpha1", "kind": "MirrorPool", "metadata": { "name": "a", "generation": 2 },
+                "spec": { "nodeName": "a", "storage": { "directory": "/other" } }, "status": { "observedGeneration": seen },
+            }))
+            .expect("a pool");
+            parse_pools([&pool], [], [])[0].cordoned
+        };
+        assert_eq!((cordoned(1), cordoned(2)), (true, false));
+    }
 }

@@ -95,6 +95,12 @@ fn ready(facts: &Facts<'_>, engine: Option<&proto::EngineIdentity>) -> (bool, &'
         Some(_) if engine.is_some_and(|engine| engine.pool.is_empty()) => {
             (false, "Opening", "the engine has not taken it yet".to_owned())
         }
+        // Its storage was changed: an engine takes one pool in its life.
+        Some(pool) if engine.is_some_and(|engine| engine.pool != pool.path) => {
+            let old = engine.map_or("", |engine| &engine.pool);
+            let message = format!("the engine still has the pool {old}: restart it by deleting its pod");
+            (false, "OtherPool", message)
+        }
         Some(_) => (true, "Open", String::new()),
     }
 }
@@ -152,7 +158,7 @@ mod tests {
     }
 
     fn pool(free_bytes: u64) -> Option<proto::Pool> {
-        Some(proto::Pool { ready: true, size_bytes: 1 << 30, free_bytes, ..Default::default() })
+        Some(proto::Pool { ready: true, path: "/p".to_owned(), size_bytes: 1 << 30, free_bytes, ..Default::default() })
     }
 
     fn engine(node_id: u32) -> Option<proto::EngineIdentity> {
@@ -186,6 +192,10 @@ mod tests {
         let closed = status(closed, None);
         assert!(!is_true(&closed.conditions, READY) && !is_true(&closed.conditions, ENGINE_READY));
         assert!(closed.conditions.iter().any(|condition| condition.message == "no such disk"));
+        let moved = pool(0).map(|pool| proto::Pool { path: "/q".to_owned(), ..pool });
+        let moved = status(moved, engine(7));
+        assert!(!is_true(&moved.conditions, READY), "nothing is placed in a pool that its engine left");
+        assert!(moved.conditions.iter().any(|condition| condition.message.contains("/p: restart it")));
         let other = status(pool(0), engine(8));
         assert_eq!(other.incarnation, 0, "another node's engine is not this one's");
         assert!(!is_true(&other.conditions, ENGINE_READY));
