@@ -42,7 +42,7 @@ fn an_edit_by_hand_that_would_lose_data_is_refused() -> Result<()> {
         granted(Person, Kind::Pool, Ask::Patch("a", json!({ "spec": { "cordoned": true } }))),
         refused(Person, Kind::Pool, Ask::Create(stranger), "bears the name of its node"),
         edit(Kind::Replica, "v.a", json!({ "nodeName": "b" }), "nodeName cannot be changed"),
-        edit(Kind::Replica, "v.a", json!({ "role": "TieBreaker" }), "role cannot be changed"),
+        edit(Kind::Replica, "v.a", json!({ "role": "Attachment" }), "does not become an attachment"),
         edit(Kind::Replica, "v.a", json!({ "definition": { "sizeBytes": 4096 } }), "definition cannot be changed"),
     ])
 }
