@@ -3,7 +3,6 @@
 //! A candidate takes the Lease when nobody changed it for its duration, by the candidate's own clock. The leader renews it; when it could
 //! not for [`RENEW_WITHIN`], it has lost, before anybody else can have won: the program ends at once, and with it all its writes.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -14,6 +13,9 @@ use kube::{Client, Error};
 
 /// The Lease's name.
 pub const LEASE: &str = "lockstep-controller";
+
+/// How often it is tried to give the leadership away: a renewal that is still on its way may come between.
+const RELEASES: u32 = 3;
 /// How long nobody else may have changed it before it is taken: as the sidecars have it.
 pub const DURATION: Duration = Duration::from_secs(6);
 /// How long a leader that cannot renew goes on: less than [`DURATION`], so that its last write comes before a successor's first.
@@ -111,17 +113,30 @@ impl Candidate {
 
     /// Gives it away, so that another need not wait. An error only makes that one wait.
     pub async fn release(&mut self) {
-        let Some((mut lease, _)) = self.seen.take() else { return };
-        let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_deref() != Some(&self.identity) {
-            return;
+        let mut last = Ok(());
+        for _ in 0..RELEASES {
+            last = tokio::time::timeout(RENEW_WITHIN, self.give_away())
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {RENEW_WITHIN:?}")));
+            if last.is_ok() {
+                return;
+            }
         }
-        spec.holder_identity = None;
-        let parameters = PostParams::default();
-        let released = self.leases.replace(LEASE, &parameters, &lease);
-        if let Err(error) = bounded(RENEW_WITHIN, released).await {
+        if let Err(error) = last {
             tracing::info!(error, "leadership_not_released");
         }
+    }
+
+    /// What was seen last is not gone by: a renewal that nobody waited for any more may have been done.
+    async fn give_away(&self) -> Result<(), String> {
+        let found = self.leases.get_opt(LEASE).await.map_err(|error| error.to_string())?;
+        let ours = |lease: &Lease| {
+            lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.as_deref() == Some(&self.identity))
+        };
+        let Some(mut lease) = found.filter(ours) else { return Ok(()) };
+        lease.spec.get_or_insert_default().holder_identity = None;
+        let released = self.leases.replace(LEASE, &PostParams::default(), &lease).await;
+        released.map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn holder(&self) -> Option<String> {
@@ -178,13 +193,6 @@ impl Candidate {
             Err(Error::Api(status)) if status.code == 409 => Err("somebody else wrote at the same time".to_owned()),
             Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-async fn bounded<T>(within: Duration, work: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(within, work).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer within {within:?}")),
     }
 }
 

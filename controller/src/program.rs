@@ -181,7 +181,11 @@ impl Run {
         let mut candidate = Candidate::new(cluster.client.clone(), &self.namespace, identity.clone());
         tokio::select! {
             () = candidate.win() => {}
-            () = end.cancelled() => return Ok(()),
+            () = end.cancelled() => {
+                // It may have been won without that being heard.
+                candidate.release().await;
+                return Ok(());
+            }
         }
         let place = Place {
             kubeconfig: self.kubeconfig.clone().unwrap_or_else(|| IN_CLUSTER.into()),
