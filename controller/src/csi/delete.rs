@@ -51,7 +51,7 @@ impl Port {
 
     async fn wait_deleted(&self, volume: &MirrorVolume, deadline: Instant) -> Result<(), DeleteError> {
         let (name, uid) = (volume.name_any(), volume.uid());
-        let look = || {
+        let look = |believe_in_use: bool| {
             let Some(volume) = self.cluster.volume(&name).filter(|found| found.uid() == uid) else {
                 return Some(Ok(()));
             };
@@ -60,11 +60,16 @@ impl Port {
             match blocked.reason.as_str() {
                 // Whoever is away finishes when it is back: nothing of it is reachable for anybody.
                 NODES_AWAY => Some(Ok(())),
-                IN_USE => Some(Err(DeleteError::InUse { nodes: self.users_of(&volume) })),
+                IN_USE if believe_in_use => Some(Err(DeleteError::InUse { nodes: self.users_of(&volume) })),
                 _ => None,
             }
         };
-        let found = self.cluster.until(deadline.saturating_duration_since(Instant::now()), look).await;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // That it is in use may have been true until a moment ago.
+        let mut found = self.cluster.until(left().min(SAID_WITHIN), || look(false)).await;
+        if found.is_none() {
+            found = self.cluster.until(left(), || look(true)).await;
+        }
         found.unwrap_or_else(|| {
             Err(DeleteError::StillWorking { state: "its nodes are deleting their parts".to_owned() })
         })

@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum as _;
 use serde_json::json;
 
 use crate::cluster::{Cluster, is_ready};
@@ -23,16 +24,41 @@ const IDLE_FOR: Duration = Duration::from_secs(60);
 /// Volumes of the idle cluster, and how many are there for comparison.
 const IDLE_VOLUMES: [usize; 2] = [0, 100];
 
-/// Runs all, prints each as soon as it is measured.
+/// A level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// From a claim to its running pod.
+    Claims,
+    /// How long a writer waits when its engine is killed.
+    EngineKills,
+    /// Fifty claims and pods at once.
+    ManyClaims,
+    /// From a node's loss to its pod writing elsewhere.
+    FailOvers,
+    /// Requests and watch events of an idle cluster.
+    Idle,
+}
+
+/// Measures one level, or all, and prints each as soon as it is measured.
 ///
 /// # Errors
 /// One of them has no result: what was acknowledged is lost, or a pod does not run within any bound.
-pub fn measure(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<()> {
-    println!("\nclaim to running pod, images present:\n{}", claims(cluster, collector, runs)?);
-    println!("\nengine killed under a writing pod:\n{}", engine_kills(cluster, collector, runs)?);
-    println!("\n50 claims bound and mounted after {:.1} s", many_claims(cluster, collector)?.as_secs_f64());
-    println!("\nnode lost to the pod writing elsewhere:\n{}", table(&fail_overs(cluster, collector, runs)?));
-    println!("\nidle cluster, for {} s:\n{}", IDLE_FOR.as_secs(), idle(cluster, collector)?);
+pub fn measure(cluster: &Cluster, collector: &Collector, runs: u32, only: Option<Level>) -> Result<()> {
+    for level in Level::value_variants() {
+        if only.is_some_and(|only| only != *level) {
+            continue;
+        }
+        let (what, table) = match level {
+            Level::Claims => ("claim to running pod, images present", claims(cluster, collector, runs)?),
+            Level::EngineKills => ("engine killed under a writing pod", engine_kills(cluster, collector, runs)?),
+            Level::ManyClaims => ("50 claims bound and mounted", many_claims(cluster, collector)?),
+            Level::FailOvers => {
+                ("node lost to the pod writing elsewhere", table(&fail_overs(cluster, collector, runs)?))
+            }
+            Level::Idle => ("idle cluster", idle(cluster, collector)?),
+        };
+        println!("\n{what}:\n{table}");
+    }
     Ok(())
 }
 
@@ -97,7 +123,7 @@ fn engine_kills(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<S
     })
 }
 
-fn many_claims(cluster: &Cluster, collector: &Collector) -> Result<Duration> {
+fn many_claims(cluster: &Cluster, collector: &Collector) -> Result<String> {
     const COUNT: usize = 50;
     on_stage(cluster, collector, "many-claims", |stage| {
         let namespace = stage.namespace.as_str();
@@ -113,7 +139,7 @@ fn many_claims(cluster: &Cluster, collector: &Collector) -> Result<Duration> {
         until_true(BOUND, "50 pods run", || {
             Ok(cluster.list("pods", namespace)?.iter().filter(|pod| is_ready(pod)).count() == COUNT)
         })?;
-        Ok(start.elapsed())
+        Ok(row(&[start.elapsed()]))
     })
 }
 
@@ -132,7 +158,9 @@ fn idle(cluster: &Cluster, collector: &Collector) -> Result<String> {
             cluster.apply(&[class])?;
             let claims = (0..volumes).map(|number| Claim::new(&format!("data-{number}")).class(namespace).size("64Mi"));
             let claims: Vec<_> = claims.map(|claim| claim.object(namespace)).collect();
-            cluster.apply(&claims)?;
+            if !claims.is_empty() {
+                cluster.apply(&claims)?;
+            }
             until_true(BOUND, &format!("{volumes} claims are bound"), || {
                 let claims = cluster.list("pvc", namespace)?;
                 Ok(claims.iter().filter(|claim| claim["status"]["phase"] == "Bound").count() == volumes)

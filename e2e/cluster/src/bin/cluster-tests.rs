@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use lockstep_cluster::cluster::Cluster;
 use lockstep_cluster::collector::Collector;
-use lockstep_cluster::levels::measure;
+use lockstep_cluster::levels::{Level, measure};
 use lockstep_cluster::nodes::docker;
 use lockstep_cluster::scenarios::ALL;
 
@@ -60,6 +60,9 @@ enum Action {
         /// How many of each
         #[arg(long, default_value_t = 10)]
         runs: u32,
+        /// Only this one
+        #[arg(long, value_enum)]
+        only: Option<Level>,
     },
 }
 
@@ -123,8 +126,8 @@ fn run(options: &Options) -> Result<ExitCode> {
             );
             Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Action::Levels { runs } => {
-            measure(&cluster, &Collector::start(host_address(&cluster)?)?, *runs)?;
+        Action::Levels { runs, only } => {
+            measure(&cluster, &Collector::start(host_address(&cluster)?)?, *runs, *only)?;
             Ok(ExitCode::SUCCESS)
         }
     }
