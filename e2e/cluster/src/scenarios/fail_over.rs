@@ -37,19 +37,24 @@ pub(super) fn node_paused(stage: &Stage) -> Result<()> {
     lose_node(stage, Loss::Paused).map(|_| ())
 }
 
-/// All nodes with a copy die at the same time, and come back.
-pub(super) fn both_replicas_nodes_killed(stage: &Stage) -> Result<()> {
+/// A writer that a StatefulSet starts again wherever it can, running and in sync. Gives its node and its volume.
+pub(super) fn start_movable_writer(stage: &Stage, writer: &str) -> Result<(String, String)> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let claim = Claim::new("volume");
-    let name = "both-killed";
-    let pod = Pod::recorder(name, &claim, &stage.collector);
+    let pod = Pod::recorder(writer, &claim, &stage.collector);
     cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
-    let pod = format!("{name}-0");
-    cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
-    stage.collector.wait_writing(name, 0, RUNS_WITHIN)?;
-    stage.collector.wait_progress(name, 100, RUNS_WITHIN)?;
-    let volume = cluster.mirror_volume(namespace, &format!("volume-{pod}"))?;
+    let node = cluster.wait_running(namespace, &format!("{writer}-0"), RUNS_WITHIN)?;
+    stage.collector.wait_writing(writer, 0, RUNS_WITHIN)?;
+    stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, &format!("volume-{writer}-0"))?;
     cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    Ok((node, volume))
+}
+
+/// All nodes with a copy die at the same time, and come back.
+pub(super) fn both_replicas_nodes_killed(stage: &Stage) -> Result<()> {
+    let (cluster, name) = (&stage.cluster, "both-killed");
+    let (_, volume) = start_movable_writer(stage, name)?;
     let both = cluster.replica_nodes(&volume)?;
     let lives = stage.collector.lives(name).len();
     for node in &both {
@@ -184,17 +189,8 @@ pub(super) fn api_servers_node_killed(stage: &Stage) -> Result<()> {
 
 /// The power fails everywhere, and comes back.
 pub(super) fn all_nodes_off_and_on(stage: &Stage) -> Result<()> {
-    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let name = "cold-start";
-    let claim = Claim::new("volume");
-    let pod = Pod::recorder(name, &claim, &stage.collector);
-    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
-    let pod = format!("{name}-0");
-    cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
-    stage.collector.wait_writing(name, 0, RUNS_WITHIN)?;
-    stage.collector.wait_progress(name, 100, RUNS_WITHIN)?;
-    let volume = cluster.mirror_volume(namespace, &format!("volume-{pod}"))?;
-    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    let (cluster, name) = (&stage.cluster, "cold-start");
+    let (_, volume) = start_movable_writer(stage, name)?;
     let mut all = cluster.workers()?;
     all.push(format!("{}-control-plane", cluster.name));
     let names: Vec<&str> = all.iter().map(String::as_str).collect();

@@ -5,10 +5,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::Stage;
 use super::basics::RUNS_WITHIN;
 use super::control_plane::{check_undisturbed, other_replica, start_writer};
-use super::fail_over::BACK_WITHIN;
+use super::fail_over::{BACK_WITHIN, start_movable_writer};
 use crate::cluster::{Cluster, SYSTEM};
 use crate::nodes::{self, docker};
-use crate::workload::{Claim, Pod};
 
 /// What a person who drains a node types.
 const DRAIN: [&str; 4] = ["drain", "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
@@ -48,14 +47,8 @@ pub(super) fn drain_blocked_and_allowed(stage: &Stage) -> Result<()> {
 pub(super) fn two_drains_at_once(stage: &Stage) -> Result<()> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let name = "two-drains";
-    let claim = Claim::new("volume");
-    let pod = Pod::recorder(name, &claim, &stage.collector);
-    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let (node, volume) = start_movable_writer(stage, name)?;
     let pod = format!("{name}-0");
-    let node = cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
-    stage.collector.wait_writing(name, 0, RUNS_WITHIN)?;
-    let volume = cluster.mirror_volume(namespace, &format!("volume-{pod}"))?;
-    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
     let peer = other_replica(stage, &volume, &node)?;
     let results = std::thread::scope(|scope| {
         let drains = [&node, &peer].map(|node| scope.spawn(move || try_drain(cluster, node, "40s")));
@@ -77,14 +70,8 @@ pub(super) fn two_drains_at_once(stage: &Stage) -> Result<()> {
 pub(super) fn rolling_drain_and_restart(stage: &Stage) -> Result<()> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let name = "rolling";
-    let claim = Claim::new("volume");
-    let pod = Pod::recorder(name, &claim, &stage.collector);
-    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let (_, volume) = start_movable_writer(stage, name)?;
     let pod = format!("{name}-0");
-    cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
-    stage.collector.wait_writing(name, 0, RUNS_WITHIN)?;
-    let volume = cluster.mirror_volume(namespace, &format!("volume-{pod}"))?;
-    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
     for node in cluster.workers()? {
         let drained = try_drain(cluster, &node, "180s")?;
         let restarted = drained

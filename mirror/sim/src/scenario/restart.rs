@@ -416,18 +416,8 @@ fn returning_front(world: &mut World) {
         let Some(writer) = world.writer() else { return };
         let others: Vec<NodeId> = world.plan.replicas.iter().copied().filter(|node| *node != writer).collect();
         let Some(other) = world.rng.pick(&others) else { return };
-        world.operator_on = false;
-        world.load_on = false;
-        for block in [0, 1, 2, 1022] {
-            write(world, writer, block);
-        }
-        let moment = world.rng.skewed(1, 3 * MS);
-        world.run_for(moment);
         let attachment = world.fronts[&writer].attachment;
-        world.kill(writer, true);
-        if let Some(node) = world.nodes.get_mut(&writer) {
-            node.held_down = true;
-        }
+        end_in_mid_write(world, writer);
         if world.rng.one_in(3) {
             let moment = world.rng.within(MS, world.plan.timing.absence_hold * 6 / 10);
             world.run_for(moment);
@@ -470,6 +460,15 @@ fn place_wanted(world: &mut World) {
     let apart: Vec<NodeId> = world.plan.nodes.iter().copied().filter(|node| !replicas.contains(node)).collect();
     let others: Vec<NodeId> = if apart.contains(&writer) { replicas } else { apart };
     let Some(other) = world.rng.pick(&others) else { return };
+    end_in_mid_write(world, writer);
+    if goes_elsewhere(world, writer, other) {
+        world.operator_on = true;
+        busy(world);
+    }
+}
+
+/// The writer's engine ends with writes in flight, and does not come back by itself. From now on only the script does anything.
+fn end_in_mid_write(world: &mut World, writer: NodeId) {
     world.operator_on = false;
     world.load_on = false;
     for block in [0, 1, 2, 1022] {
@@ -480,10 +479,6 @@ fn place_wanted(world: &mut World) {
     world.kill(writer, true);
     if let Some(node) = world.nodes.get_mut(&writer) {
         node.held_down = true;
-    }
-    if goes_elsewhere(world, writer, other) {
-        world.operator_on = true;
-        busy(world);
     }
 }
 
