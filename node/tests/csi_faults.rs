@@ -195,15 +195,12 @@ fn twenty_cycles_leave_nothing() {
             a.unstage(volume).expect("unstaged");
         }
         assert_eq!(a.left_behind(), Vec::<String>::new(), "cycle {cycle}");
-        match cycle {
-            0 => first = descriptors(),
-            _ => assert!(
-                descriptors() <= first + 2,
-                "cycle {cycle}: {} descriptors, {first} after the first",
-                descriptors()
-            ),
+        if cycle == 0 {
+            first = descriptors();
         }
     }
+    // Other tests of this process have some open for a while.
+    until("as few descriptors as after the first", || descriptors() <= first + 2);
     until("no loop device is left", || common::loops_under(&ground.dir).is_empty());
     assert!(common::mounts_under(&ground.node_dir("a")).is_empty());
 }
