@@ -26,13 +26,16 @@ const AGAIN_LONGEST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Watched<K> {
     objects: Mutex<BTreeMap<String, Arc<K>>>,
+    /// By name, the uid of the last object that is gone: the answer to a request may come after the news of the object's end. Locked
+    /// after `objects`.
+    gone: Mutex<BTreeMap<String, Option<String>>>,
     /// Rises with each change; 0 until everything was listed once.
     version: watch::Sender<u64>,
 }
 
 impl<K> Default for Watched<K> {
     fn default() -> Self {
-        Self { objects: Mutex::default(), version: watch::Sender::new(0) }
+        Self { objects: Mutex::default(), gone: Mutex::default(), version: watch::Sender::new(0) }
     }
 }
 
@@ -42,6 +45,10 @@ where
 {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<K>>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_gone(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The object of this name.
@@ -64,10 +71,13 @@ where
         self.version.subscribe()
     }
 
-    /// Takes over an object that an answer contained, unless a newer one is known.
+    /// Takes over an object that an answer contained, unless a newer one is known, or its end.
     pub(crate) fn put(&self, object: K) {
         let Some(name) = object.meta().name.clone() else { return };
         let mut objects = self.lock();
+        if self.lock_gone().get(&name) == Some(&object.meta().uid) {
+            return;
+        }
         let is_old = |known: &Arc<K>| match (version_of(&**known), version_of(&object)) {
             (Some(known_version), Some(version)) => known.meta().uid == object.meta().uid && known_version >= version,
             _ => false,
@@ -82,6 +92,7 @@ where
     fn remove(&self, object: &K) {
         let Some(name) = object.meta().name.as_deref() else { return };
         let mut objects = self.lock();
+        self.lock_gone().insert(name.to_owned(), object.meta().uid.clone());
         if objects.get(name).is_some_and(|known| known.meta().uid == object.meta().uid) {
             objects.remove(name);
             drop(objects);
@@ -167,6 +178,10 @@ mod tests {
         assert!(watched.get("a").is_some(), "the former object's end is not this one's");
         watched.remove(&pool("2", "12"));
         assert!(watched.get("a").is_none());
+        watched.put(pool("2", "11"));
+        assert!(watched.get("a").is_none(), "what is gone does not come back by an answer that was late");
+        watched.put(pool("3", "13"));
+        assert_eq!(version(&watched).as_deref(), Some("13"));
     }
 
     #[test]
