@@ -205,10 +205,8 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), RegistryError> {
 }
 
 fn remove(path: &Path) -> Result<(), RegistryError> {
-    let removed = match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result.and_then(|()| durable::sync_dir_of(path)),
-    };
+    let removed = durable::remove_if_there(path);
+    let removed = removed.and_then(|was_there| if was_there { durable::sync_dir_of(path) } else { Ok(()) });
     removed.map_err(|source| RegistryError::Write { path: path.to_owned(), source })
 }
 

@@ -82,10 +82,7 @@ impl Record {
     pub fn remove(staging_path: &Path) -> io::Result<()> {
         let path = path_of(staging_path);
         for path in [durable::scratch_of(&path), path.clone()] {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            durable::remove_if_there(&path)?;
         }
         match durable::sync_dir_of(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -66,10 +66,7 @@ impl Users {
     fn write(&self, volume: &str, targets: BTreeMap<PathBuf, User>) -> io::Result<()> {
         let file = self.file(volume);
         if targets.is_empty() {
-            return match std::fs::remove_file(file) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            };
+            return durable::remove_if_there(&file).map(drop);
         }
         std::fs::create_dir_all(&self.dir)?;
         durable::write(&file, &serde_json::to_vec(&Written { version: 1, targets })?, Readers::Any)

@@ -39,6 +39,18 @@ pub fn write(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
     sync_dir_of(path)
 }
 
+/// Removes a file, and says whether it was there. Durable once [`sync_dir_of`] it has returned.
+///
+/// # Errors
+/// Of the operating system.
+pub fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes durable which files are in the directory of `path`.
 ///
 /// # Errors
