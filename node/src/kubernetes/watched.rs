@@ -25,17 +25,25 @@ const AGAIN_LONGEST: Duration = Duration::from_secs(5);
 /// Objects of one kind, by name.
 #[derive(Debug)]
 pub(crate) struct Watched<K> {
-    objects: Mutex<BTreeMap<String, Arc<K>>>,
-    /// By name, the uid of the last object that is gone: the answer to a request may come after the news of the object's end. Locked
-    /// after `objects`.
-    gone: Mutex<BTreeMap<String, Option<String>>>,
+    objects: Mutex<Objects<K>>,
     /// Rises with each change; 0 until everything was listed once.
     version: watch::Sender<u64>,
 }
 
+#[derive(Debug)]
+struct Objects<K> {
+    by_name: BTreeMap<String, Arc<K>>,
+    /// The highest version that an object had when it ended. The answer to a request may come after the news of its object's end; what
+    /// is not known and not newer than this is gone, because the watch tells in the order of versions.
+    newest_end: u64,
+}
+
 impl<K> Default for Watched<K> {
     fn default() -> Self {
-        Self { objects: Mutex::default(), gone: Mutex::default(), version: watch::Sender::new(0) }
+        Self {
+            objects: Mutex::new(Objects { by_name: BTreeMap::new(), newest_end: 0 }),
+            version: watch::Sender::new(0),
+        }
     }
 }
 
@@ -43,22 +51,18 @@ impl<K> Watched<K>
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<K>>> {
+    fn lock(&self) -> MutexGuard<'_, Objects<K>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lock_gone(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The object of this name.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<K>> {
-        self.lock().get(name).cloned()
+        self.lock().by_name.get(name).cloned()
     }
 
     /// All objects, in the order of their names.
     pub(crate) fn all(&self) -> Vec<Arc<K>> {
-        self.lock().values().cloned().collect()
+        self.lock().by_name.values().cloned().collect()
     }
 
     /// Whether everything was listed at least once.
@@ -75,15 +79,15 @@ where
     pub(crate) fn put(&self, object: K) {
         let Some(name) = object.meta().name.clone() else { return };
         let mut objects = self.lock();
-        if self.lock_gone().get(&name) == Some(&object.meta().uid) {
-            return;
-        }
-        let is_old = |known: &Arc<K>| match (version_of(&**known), version_of(&object)) {
-            (Some(known_version), Some(version)) => known.meta().uid == object.meta().uid && known_version >= version,
-            _ => false,
+        let version = version_of(&object);
+        let is_old = match objects.by_name.get(&name) {
+            Some(known) => {
+                known.meta().uid == object.meta().uid && version.is_some() && version_of(&**known) >= version
+            }
+            None => version.is_some_and(|version| version <= objects.newest_end),
         };
-        if !objects.get(&name).is_some_and(is_old) {
-            objects.insert(name, Arc::new(object));
+        if !is_old {
+            objects.by_name.insert(name, Arc::new(object));
             drop(objects);
             self.changed();
         }
@@ -92,9 +96,9 @@ where
     fn remove(&self, object: &K) {
         let Some(name) = object.meta().name.as_deref() else { return };
         let mut objects = self.lock();
-        self.lock_gone().insert(name.to_owned(), object.meta().uid.clone());
-        if objects.get(name).is_some_and(|known| known.meta().uid == object.meta().uid) {
-            objects.remove(name);
+        objects.newest_end = objects.newest_end.max(version_of(object).unwrap_or(0));
+        if objects.by_name.get(name).is_some_and(|known| known.meta().uid == object.meta().uid) {
+            objects.by_name.remove(name);
             drop(objects);
             self.changed();
         }
@@ -126,7 +130,7 @@ where
                     }
                 }
                 Ok(Event::InitDone) => {
-                    *self.lock() = listed.take().unwrap_or_default();
+                    self.lock().by_name = listed.take().unwrap_or_default();
                     self.version.send_modify(|version| *version += 1);
                 }
                 Ok(Event::Apply(object)) => self.put(object),
@@ -142,7 +146,7 @@ fn short_name<K>() -> &'static str {
     name.rsplit("::").next().unwrap_or(name)
 }
 
-/// Versions of one object rise. An API server where they are no numbers has every object seen as new.
+/// Versions of the objects of one kind rise. An API server where they are no numbers has every object seen as new.
 fn version_of<K: Resource>(object: &K) -> Option<u64> {
     object.meta().resource_version.as_deref()?.parse().ok()
 }
