@@ -97,11 +97,7 @@ fn left(part: &MirrorReplica, volumes: &[MirrorVolume], replicas: &[MirrorReplic
         _ if goes => Left { volume, step: Step::Leaving, to: None, percent: None },
         None => Left { volume, step: Step::Waiting, to: None, percent: None },
         Some(other) => {
-            let resync = other.status.as_ref().and_then(|status| status.resync.as_ref());
-            let percent = resync.map(|resync| {
-                let share = i128::from(resync.bytes_done) * 100 / i128::from(resync.bytes_total.max(1));
-                i64::try_from(share.clamp(0, 100)).unwrap_or(0)
-            });
+            let percent = other.status.as_ref().and_then(|status| status.resync.as_ref()?.percent());
             Left { volume, step: Step::Filling, to: Some(other.spec.node_name.clone()), percent }
         }
     }

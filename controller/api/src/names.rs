@@ -53,11 +53,7 @@ const NAME_BYTES_MAX: usize = 253;
 /// The name of the [`crate::MirrorReplica`] of `volume` on `node`: both in plain where they fit.
 #[must_use]
 pub fn replica_name(volume: &str, node: &str) -> String {
-    let plain = format!("{volume}.{node}");
-    if plain.len() <= NAME_BYTES_MAX {
-        return plain;
-    }
-    format!("{volume}.{:016x}", fnv1a(node.as_bytes()))
+    plain_or_digest(&format!("{volume}."), node, NAME_BYTES_MAX)
 }
 
 /// Longest value of a label.
@@ -66,20 +62,22 @@ const LABEL_BYTES_MAX: usize = 63;
 /// The name of a node's guard pod, and of its PodDisruptionBudget.
 #[must_use]
 pub fn guard_name(node: &str) -> String {
-    let plain = format!("lockstep-guard-{node}");
-    if plain.len() <= NAME_BYTES_MAX {
-        return plain;
-    }
-    format!("lockstep-guard-{:016x}", fnv1a(node.as_bytes()))
+    plain_or_digest("lockstep-guard-", node, NAME_BYTES_MAX)
 }
 
 /// The value of [`LABEL_GUARD`]: the node's name where it fits.
 #[must_use]
 pub fn guard_label(node: &str) -> String {
-    if node.len() <= LABEL_BYTES_MAX {
-        return node.to_owned();
+    plain_or_digest("", node, LABEL_BYTES_MAX)
+}
+
+/// `prefix` and the node's name, or a digest of that where both do not fit.
+fn plain_or_digest(prefix: &str, node: &str, bytes_max: usize) -> String {
+    let plain = format!("{prefix}{node}");
+    if plain.len() <= bytes_max {
+        return plain;
     }
-    format!("{:016x}", fnv1a(node.as_bytes()))
+    format!("{prefix}{:016x}", fnv1a(node.as_bytes()))
 }
 
 /// FNV-1a of 64 bits: stable for ever, which the standard library's hasher is not.

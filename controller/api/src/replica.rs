@@ -212,3 +212,12 @@ pub struct Resync {
     /// Bytes a second, lately.
     pub bytes_per_second: i64,
 }
+
+impl Resync {
+    /// How much is done, in whole per cent; `None` while it is not known how much there is to do.
+    #[must_use]
+    pub fn percent(&self) -> Option<i64> {
+        let total = self.bytes_total;
+        (total > 0).then(|| self.bytes_done.clamp(0, total) * 100 / total)
+    }
+}

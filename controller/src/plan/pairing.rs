@@ -60,16 +60,10 @@ pub fn plan_members(want: &Want, pools: &[Pool], overcommit: f64) -> Result<Memb
     }
     let chosen = choose(want, &fitting);
     let (tie_breaker, arbiter) = plan_arbiter(want, &chosen, pools)?;
-    let place = |pool: &Pool, role| Placement {
-        node: pool.node.clone(),
-        node_id: pool.node_id,
-        incarnation: pool.incarnation,
-        role,
-    };
     let placement = chosen
         .iter()
-        .map(|pool| place(pool, ReplicaRole::Replica))
-        .chain(tie_breaker.map(|pool| place(pool, ReplicaRole::TieBreaker)))
+        .map(|pool| pool.place(ReplicaRole::Replica))
+        .chain(tie_breaker.map(|pool| pool.place(ReplicaRole::TieBreaker)))
         .collect();
     Ok(Members { placement, arbiter })
 }

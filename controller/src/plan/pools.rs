@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
-use lockstep_api::{MirrorPool, MirrorVolume, ReplicaRole, is_true};
+use lockstep_api::{MirrorPool, MirrorVolume, Placement, ReplicaRole, is_true};
 
 /// Label of nodes whose value is the zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -64,6 +64,12 @@ impl Pool {
     pub fn fill(&self) -> u64 {
         let fill = u128::from(self.reserved) * 1000 / u128::from(self.capacity.max(1));
         u64::try_from(fill).unwrap_or(u64::MAX)
+    }
+
+    /// A part of a volume, placed here.
+    #[must_use]
+    pub fn place(&self, role: ReplicaRole) -> Placement {
+        Placement { node: self.node.clone(), node_id: self.node_id, incarnation: self.incarnation, role }
     }
 
     /// It has all these labels.

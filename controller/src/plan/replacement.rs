@@ -81,12 +81,8 @@ impl Seen<'_> {
     fn remade(&self, placed: &Placement) -> Option<Placement> {
         let pool = self.pool(&placed.node).filter(|_| self.emptied.contains(&placed.node))?;
         let usable = pool.engine && pool.storage && !pool.evict && !self.is_lost(&pool.node);
-        usable.then(|| place(pool, ReplicaRole::Replica))
+        usable.then(|| pool.place(ReplicaRole::Replica))
     }
-}
-
-fn place(pool: &Pool, role: ReplicaRole) -> Placement {
-    Placement { node: pool.node.clone(), node_id: pool.node_id, incarnation: pool.incarnation, role }
 }
 
 /// The next change, if any is due and possible.
@@ -230,7 +226,7 @@ fn successor(seen: Seen<'_>, replicas: &[&Placement]) -> Option<Placement> {
     let votes = |node: &str| status.placement.iter().any(|it| it.role == ReplicaRole::TieBreaker && it.node == node);
     let open: Vec<Pool> =
         seen.pools.iter().filter(|pool| !seen.leaves(&pool.node) && !votes(&pool.node)).cloned().collect();
-    plan_tie_breaker(&held, &open).map(|pool| place(pool, ReplicaRole::TieBreaker))
+    plan_tie_breaker(&held, &open).map(|pool| pool.place(ReplicaRole::TieBreaker))
 }
 
 #[cfg(test)]

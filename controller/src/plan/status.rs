@@ -220,12 +220,7 @@ fn note_troubles(observed: &Observed<'_>, conditions: &mut Vec<Condition>, gener
 
 /// The part of the resync that is furthest behind, as people read it.
 fn progress(parts: &[&MirrorReplica]) -> Option<String> {
-    said(parts)
-        .filter_map(|said| said.resync.as_ref())
-        .filter(|resync| resync.bytes_total > 0)
-        .map(|resync| resync.bytes_done.clamp(0, resync.bytes_total) * 100 / resync.bytes_total)
-        .min()
-        .map(|percent| format!("{percent} %"))
+    said(parts).filter_map(|said| said.resync.as_ref()?.percent()).min().map(|percent| format!("{percent} %"))
 }
 
 /// Nodes that have the volume attached, or are its writers, as far as anybody knows; without those that are lost.

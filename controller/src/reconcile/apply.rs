@@ -146,9 +146,20 @@ pub async fn delete<K>(client: &Client, object: &K) -> Result<(), ApplyError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
+    delete_of(&Api::all(client.clone()), object).await
+}
+
+/// The same, of an object that `api` reaches: one of a namespace.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn delete_of<K>(api: &Api<K>, object: &K) -> Result<(), ApplyError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
     let preconditions = Some(Preconditions { uid: object.uid(), resource_version: None });
     let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
-    match send(Api::<K>::all(client.clone()).delete(&object.name_any(), &parameters)).await {
+    match send(api.delete(&object.name_any(), &parameters)).await {
         Ok(_) | Err(ApplyError::Missing) => Ok(()),
         Err(error) => Err(error),
     }

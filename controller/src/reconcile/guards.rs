@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::Leader;
-use super::apply::{ApplyError, send};
+use super::apply::{ApplyError, delete_of, send};
 use super::events::{Note, Subject};
 use crate::plan::guard::{Guard, Seen, plan_guards};
 
@@ -68,6 +68,7 @@ impl Leader {
         let nodes = self.guarded_nodes();
         self.delete_surplus_guards(&nodes).await?;
         let Some(template) = self.config.drain_guard.pod.as_ref().filter(|_| !nodes.is_empty()) else { return Ok(()) };
+        let digest = format!("{:016x}", names::fnv1a(serde_json::to_string(template).unwrap_or_default().as_bytes()));
         let owner = self.guards_owner(memory).await?;
         memory.turns.retain(|node, _| nodes.contains(node));
         memory.made.retain(|node, _| nodes.contains(node));
@@ -80,7 +81,7 @@ impl Leader {
             self.ensure_budget(&node, *seen, &guard, &owner).await?;
             // Made behind its budget, and never on a node that is to be empty.
             if !seen.wanted {
-                self.ensure_guard(&node, template, &owner, memory).await?;
+                self.ensure_guard(&node, (template, &digest), &owner, memory).await?;
             }
         }
         Ok(())
@@ -204,14 +205,12 @@ impl Leader {
     async fn ensure_guard(
         &self,
         node: &str,
-        template: &PodSpec,
+        (template, digest): (&PodSpec, &str),
         owner: &OwnerReference,
         memory: &mut Memory,
     ) -> Outcome {
-        let text = serde_json::to_string(template).unwrap_or_default();
-        let digest = format!("{:016x}", names::fnv1a(text.as_bytes()));
         if let Some(pod) = self.guard(node) {
-            let is_current = pod.annotations().get(names::ANNOTATION_TEMPLATE) == Some(&digest);
+            let is_current = pod.annotations().get(names::ANNOTATION_TEMPLATE).is_some_and(|it| it == digest);
             if pod.metadata.deletion_timestamp.is_some() || (is_alive(&pod) && is_current) {
                 return Ok(());
             }
@@ -226,7 +225,7 @@ impl Leader {
             ("app.kubernetes.io/component", "guard".to_owned()),
         ];
         let annotations = [
-            (names::ANNOTATION_TEMPLATE, digest),
+            (names::ANNOTATION_TEMPLATE, digest.to_owned()),
             // Its owner is of a kind that the autoscaler does not know; whether it may go is what the budget says.
             ("cluster-autoscaler.kubernetes.io/safe-to-evict", "true".to_owned()),
         ];
@@ -266,9 +265,7 @@ impl Leader {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
-        let preconditions = Some(Preconditions { uid: object.uid(), resource_version: None });
-        let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
-        settled(send(self.installed::<K>().delete(&object.name_any(), &parameters)).await)
+        settled(delete_of(&self.installed::<K>(), object).await)
     }
 
     fn installed<K>(&self) -> Api<K>
