@@ -328,8 +328,14 @@ pub fn text(value: &Value) -> String {
 /// Whether a pod runs and says that it is ready.
 #[must_use]
 pub fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array();
     pod["status"]["phase"] == "Running"
         && pod["metadata"]["deletionTimestamp"].is_null()
-        && conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+        && has_condition(pod, "Ready", "True")
+}
+
+/// Whether an object has a condition of this type with this status.
+#[must_use]
+pub fn has_condition(object: &Value, kind: &str, status: &str) -> bool {
+    let conditions = object["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == kind && one["status"] == status))
 }

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum as _;
-use serde_json::json;
 
-use crate::cluster::{Cluster, is_ready};
+use crate::cluster::Cluster;
 use crate::collector::Collector;
 use crate::nodes;
-use crate::scenarios::{Loss, Stage, lose_node};
+use crate::scenarios::control_plane::start_writer;
+use crate::scenarios::features::{class, drop_class, many_claims_at_once};
+use crate::scenarios::{Loss, lose_node, on_stage};
 use crate::timeline::{Timeline, median, table};
 use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
@@ -62,29 +63,13 @@ pub fn measure(cluster: &Cluster, collector: &Collector, runs: u32, only: Option
     Ok(())
 }
 
-/// Runs `body` in a namespace of its own.
-fn on_stage<T>(
-    cluster: &Cluster,
-    collector: &Collector,
-    name: &str,
-    body: impl FnOnce(&Stage) -> Result<T>,
-) -> Result<T> {
-    let namespace = format!("e2e-{name}");
-    cluster.ensure_namespace(&namespace)?;
-    let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
-    let result = body(&stage)?;
-    cluster.delete_namespace(&namespace, BOUND)?;
-    until_true(BOUND, "no volume is left", || Ok(cluster.list("mirrorvolume", "")?.is_empty()))?;
-    Ok(result)
-}
-
 /// Both kinds of loss in turns.
 fn fail_overs(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<Vec<Timeline>> {
     (0..runs)
         .map(|run| {
             let loss = if run % 2 == 0 { Loss::Killed } else { Loss::Paused };
             println!("run {}: node {loss:?}", run + 1);
-            on_stage(cluster, collector, &format!("level-{run}"), |stage| lose_node(stage, loss))
+            on_stage(cluster, collector, &format!("level-{run}"), BOUND, |stage| lose_node(stage, loss))
         })
         .collect()
 }
@@ -92,7 +77,7 @@ fn fail_overs(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<Vec
 fn claims(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<String> {
     let mut times = Vec::new();
     for run in 0..runs {
-        times.push(on_stage(cluster, collector, &format!("claim-{run}"), |stage| {
+        times.push(on_stage(cluster, collector, &format!("claim-{run}"), BOUND, |stage| {
             let (claim, namespace) = (Claim::new("data"), stage.namespace.as_str());
             let start = Instant::now();
             cluster.apply(&[claim.object(namespace), Pod::idle("pod", &claim).object(cluster, namespace)])?;
@@ -104,18 +89,15 @@ fn claims(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<String>
 }
 
 fn engine_kills(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<String> {
-    on_stage(cluster, collector, "engine-kills", |stage| {
-        let (claim, namespace) = (Claim::new("data"), stage.namespace.as_str());
-        let writer = Pod::recorder("kills", &claim, collector);
-        cluster.apply(&[claim.object(namespace), writer.object(cluster, namespace)])?;
-        let node = cluster.wait_running(namespace, "kills", BOUND)?;
-        collector.wait_writing("kills", 0, BOUND)?;
+    let writer = "kills";
+    on_stage(cluster, collector, "engine-kills", BOUND, |stage| {
+        let (node, _) = start_writer(stage, writer)?;
         let mut gaps = Vec::new();
         for _ in 0..runs {
-            collector.forget_gap("kills");
+            collector.forget_gap(writer);
             nodes::kill_engine(&node)?;
-            collector.wait_progress("kills", 200, BOUND)?;
-            let lives = collector.lives("kills");
+            collector.wait_progress(writer, 200, BOUND)?;
+            let lives = collector.lives(writer);
             ensure!(lives.len() == 1 && lives[0].errors.is_empty(), "the writer noticed: {lives:?}");
             gaps.push(lives[0].longest_gap);
         }
@@ -124,23 +106,7 @@ fn engine_kills(cluster: &Cluster, collector: &Collector, runs: u32) -> Result<S
 }
 
 fn many_claims(cluster: &Cluster, collector: &Collector) -> Result<String> {
-    const COUNT: usize = 50;
-    on_stage(cluster, collector, "many-claims", |stage| {
-        let namespace = stage.namespace.as_str();
-        let claims = (0..COUNT).map(|number| Claim::new(&format!("data-{number}")).size("64Mi"));
-        let objects: Vec<_> = claims
-            .enumerate()
-            .flat_map(|(number, claim)| {
-                [claim.object(namespace), Pod::idle(&format!("pod-{number}"), &claim).object(cluster, namespace)]
-            })
-            .collect();
-        let start = Instant::now();
-        cluster.apply(&objects)?;
-        until_true(BOUND, "50 pods run", || {
-            Ok(cluster.list("pods", namespace)?.iter().filter(|pod| is_ready(pod)).count() == COUNT)
-        })?;
-        Ok(row(&[start.elapsed()]))
-    })
+    on_stage(cluster, collector, "many-claims", BOUND, |stage| Ok(row(&[many_claims_at_once(stage)?])))
 }
 
 /// What the API server counts of our objects and of Leases, while nobody asks for anything.
@@ -148,15 +114,10 @@ fn idle(cluster: &Cluster, collector: &Collector) -> Result<String> {
     let nodes = cluster.list("node", "")?.len();
     let mut out = String::from("| volumes | nodes | requests a second | watch events a second |\n|---|---|---|---|\n");
     for volumes in IDLE_VOLUMES {
-        let rates = on_stage(cluster, collector, &format!("idle-{volumes}"), |stage| {
+        let rates = on_stage(cluster, collector, &format!("idle-{volumes}"), BOUND, |stage| {
             let namespace = stage.namespace.as_str();
-            let class = json!({
-                "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": namespace},
-                "provisioner": "csi.lockstep.storage", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate",
-                "parameters": {"replicas": "2"},
-            });
-            cluster.apply(&[class])?;
-            let claims = (0..volumes).map(|number| Claim::new(&format!("data-{number}")).class(namespace).size("64Mi"));
+            let class = class(stage, |class| class["volumeBindingMode"] = "Immediate".into())?;
+            let claims = (0..volumes).map(|number| Claim::new(&format!("data-{number}")).class(&class).size("64Mi"));
             let claims: Vec<_> = claims.map(|claim| claim.object(namespace)).collect();
             if !claims.is_empty() {
                 cluster.apply(&claims)?;
@@ -169,7 +130,7 @@ fn idle(cluster: &Cluster, collector: &Collector) -> Result<String> {
             // A rate is what happens in a time: there is no state to wait for.
             thread::park_timeout(IDLE_FOR);
             let after = counted(cluster)?;
-            cluster.kubectl(&["delete", "storageclass", namespace])?;
+            drop_class(stage)?;
             Ok([0, 1].map(|kind| (after[kind] - before[kind]) / IDLE_FOR.as_secs_f64()))
         })?;
         out.push_str(&format!("| {volumes} | {nodes} | {:.2} | {:.2} |\n", rates[0], rates[1]));

@@ -10,7 +10,7 @@ use super::Stage;
 use super::basics::RUNS_WITHIN;
 use super::fail_over::BACK_WITHIN;
 use super::features::{class, drop_class};
-use crate::cluster::{SYSTEM, text};
+use crate::cluster::{SYSTEM, has_condition, text};
 use crate::nodes::{self, Cut, docker};
 use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
@@ -19,7 +19,7 @@ use crate::workload::{Claim, Pod};
 const HANGS: Duration = Duration::from_secs(5);
 
 /// A writer, running and in sync. Gives its node and its volume.
-pub(super) fn start_writer(stage: &Stage, writer: &str) -> Result<(String, String)> {
+pub(crate) fn start_writer(stage: &Stage, writer: &str) -> Result<(String, String)> {
     start_writer_in(stage, writer, Claim::new("data"))
 }
 
@@ -141,8 +141,7 @@ pub(super) fn configuration_lease_deleted(stage: &Stage) -> Result<()> {
     }
     until_true(RUNS_WITHIN, "a condition says that the register is lost", || {
         let object = cluster.get("mirrorvolume", "", &volume)?.context("the volume")?;
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(conditions.iter().any(|one| one["type"] == "RegisterLost" && one["status"] == "True"))
+        Ok(has_condition(&object, "RegisterLost", "True"))
     })?;
     if let Some(again) = cluster.get("lease", SYSTEM, &name)? {
         ensure!(again["metadata"]["uid"] == lease["metadata"]["uid"], "the Lease was made anew: {again}");
@@ -160,8 +159,7 @@ pub(super) fn configuration_lease_deleted(stage: &Stage) -> Result<()> {
     cluster.kubectl(&["annotate", "--overwrite", "lease", "-n", SYSTEM, &name, &uid])?;
     until_true(RUNS_WITHIN, "the register is believed again", || {
         let object = cluster.get("mirrorvolume", "", &volume)?.context("the volume")?;
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(!conditions.iter().any(|one| one["type"] == "RegisterLost" && one["status"] == "True"))
+        Ok(!has_condition(&object, "RegisterLost", "True"))
     })?;
     cluster.delete_pod(&stage.namespace, writer)?;
     drop_class(stage)

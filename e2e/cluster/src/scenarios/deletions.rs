@@ -10,6 +10,7 @@ use super::basics::RUNS_WITHIN;
 use super::control_plane::{check_undisturbed, other_replica, start_writer};
 use super::fail_over::BACK_WITHIN;
 use super::features::{class, drop_class};
+use crate::cluster::has_condition;
 use crate::nodes;
 use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
@@ -91,8 +92,7 @@ pub(super) fn volume_deleted_by_hand_in_use(stage: &Stage) -> Result<()> {
     cluster.kubectl(&["delete", "mirrorvolume", &volume, "--wait=false"])?;
     until_true(RUNS_WITHIN, "a condition says why it is not deleted", || {
         let object = cluster.get("mirrorvolume", "", &volume)?.context("the finalizer holds it")?;
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(conditions.iter().any(|one| one["type"] == "DeletionBlocked" && one["status"] == "True"))
+        Ok(has_condition(&object, "DeletionBlocked", "True"))
     })?;
     check_undisturbed(stage, writer)?;
     cluster.delete_pod(namespace, writer)?;

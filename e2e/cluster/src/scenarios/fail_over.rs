@@ -39,11 +39,17 @@ pub(super) fn node_paused(stage: &Stage) -> Result<()> {
 
 /// A writer that a StatefulSet starts again wherever it can, running and in sync. Gives its node and its volume.
 pub(super) fn start_movable_writer(stage: &Stage, writer: &str) -> Result<(String, String)> {
+    start_movable_writer_of(stage, writer, &Claim::new("volume"), None)
+}
+
+/// The same with a claim `volume` of another kind, and a writer that begins on a certain node.
+fn start_movable_writer_of(stage: &Stage, writer: &str, claim: &Claim, on: Option<&str>) -> Result<(String, String)> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let claim = Claim::new("volume");
-    let pod = Pod::recorder(writer, &claim, &stage.collector);
-    cluster.apply(&[pod.stateful_set(cluster, namespace, &claim)])?;
+    let mut pod = Pod::recorder(writer, claim, &stage.collector);
+    pod.preferred_node = on.map(str::to_owned);
+    cluster.apply(&[pod.stateful_set(cluster, namespace, claim)])?;
     let node = cluster.wait_running(namespace, &format!("{writer}-0"), RUNS_WITHIN)?;
+    ensure!(on.is_none_or(|on| on == node), "the writer runs on {node}, not on {on:?}");
     stage.collector.wait_writing(writer, 0, RUNS_WITHIN)?;
     stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
     let volume = cluster.mirror_volume(namespace, &format!("volume-{writer}-0"))?;
@@ -248,17 +254,9 @@ pub fn lose_node(stage: &Stage, loss: Loss) -> Result<Timeline> {
 fn lose_node_of(stage: &Stage, loss: Loss, claim: &Claim, on: Option<&str>) -> Result<Timeline> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let name = namespace.trim_start_matches("e2e-").to_owned();
-    let mut pod = Pod::recorder(&name, claim, &stage.collector);
-    pod.preferred_node = on.map(str::to_owned);
-    cluster.apply(&[pod.stateful_set(cluster, namespace, claim)])?;
-    let (pod, claim) = (format!("{name}-0"), format!("volume-{name}-0"));
-    let node = cluster.wait_running(namespace, &pod, RUNS_WITHIN)?;
-    ensure!(on.is_none_or(|on| on == node), "the writer runs on {node}, not on {on:?}");
-    let life = stage.collector.lives(&name).len().saturating_sub(1);
-    stage.collector.wait_writing(&name, life, RUNS_WITHIN)?;
-    stage.collector.wait_progress(&name, 100, RUNS_WITHIN)?;
-    let volume = cluster.mirror_volume(namespace, &claim)?;
-    cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
+    let pod = format!("{name}-0");
+    let (node, volume) = start_movable_writer_of(stage, &name, claim, on)?;
+    let life = stage.collector.lives(&name).len() - 1;
 
     let paused = match loss {
         Loss::Killed => {

@@ -1,6 +1,6 @@
 //! What Kubernetes offers with volumes, one by one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use super::Stage;
 use super::basics::RUNS_WITHIN;
 use super::control_plane::{check_undisturbed, start_writer};
+use crate::cluster::{has_condition, is_ready};
 use crate::nodes::docker;
 use crate::wait::until_true;
 use crate::workload::{Claim, Pod};
 
 /// A class like the default one, with other settings: classes belong to no namespace, so it bears the scenario's name.
-pub(super) fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<String> {
+pub(crate) fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<String> {
     let mut class = json!({
         "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": stage.namespace},
         "provisioner": "csi.lockstep.storage", "allowVolumeExpansion": true, "reclaimPolicy": "Delete",
@@ -26,7 +27,7 @@ pub(super) fn class(stage: &Stage, change: impl FnOnce(&mut Value)) -> Result<St
     Ok(stage.namespace.clone())
 }
 
-pub(super) fn drop_class(stage: &Stage) -> Result<()> {
+pub(crate) fn drop_class(stage: &Stage) -> Result<()> {
     stage.cluster.kubectl(&["delete", "storageclass", &stage.namespace]).map(|_| ())
 }
 
@@ -127,8 +128,7 @@ pub(super) fn read_write_once_pod(stage: &Stage) -> Result<()> {
     cluster.apply(&[Pod::idle("second", &claim).on(&node).object(cluster, namespace)])?;
     until_true(RUNS_WITHIN, "the second pod is not scheduled", || {
         let pod = cluster.get("pod", namespace, "second")?.unwrap_or_default();
-        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(conditions.iter().any(|one| one["type"] == "PodScheduled" && one["status"] == "False"))
+        Ok(has_condition(&pod, "PodScheduled", "False"))
     })?;
     cluster.delete_pod(namespace, "first")?;
     cluster.wait_running(namespace, "second", RUNS_WITHIN).map(|_| ())
@@ -191,23 +191,27 @@ pub(super) fn discard_gives_space_back(stage: &Stage) -> Result<()> {
 }
 
 pub(super) fn fifty_claims_at_once(stage: &Stage) -> Result<()> {
+    let took = many_claims_at_once(stage)?;
+    println!("    50 claims bound and mounted after {:.1} s", took.as_secs_f64());
+    Ok(())
+}
+
+/// Fifty claims, each with a pod: how long until all of these run.
+pub(crate) fn many_claims_at_once(stage: &Stage) -> Result<Duration> {
     const COUNT: usize = 50;
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let start = std::time::Instant::now();
     let mut objects = Vec::new();
     for number in 0..COUNT {
         let claim = Claim::new(&format!("data-{number}")).size("64Mi");
         objects.push(claim.object(namespace));
         objects.push(Pod::idle(&format!("pod-{number}"), &claim).object(cluster, namespace));
     }
+    let start = Instant::now();
     cluster.apply(&objects)?;
-    let limit = Duration::from_secs(600);
-    until_true(limit, "50 pods run", || {
-        let pods = cluster.list("pods", namespace)?;
-        Ok(pods.iter().filter(|pod| crate::cluster::is_ready(pod)).count() == COUNT)
+    until_true(Duration::from_secs(600), "50 pods run", || {
+        Ok(cluster.list("pods", namespace)?.iter().filter(|pod| is_ready(pod)).count() == COUNT)
     })?;
-    println!("    50 claims bound and mounted after {:.1} s", start.elapsed().as_secs_f64());
-    Ok(())
+    Ok(start.elapsed())
 }
 
 pub(super) fn mounted_and_unmounted_often(stage: &Stage) -> Result<()> {

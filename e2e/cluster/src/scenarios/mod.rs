@@ -1,10 +1,10 @@
 //! What is tried, a function each.
 
 mod basics;
-mod control_plane;
+pub(crate) mod control_plane;
 mod deletions;
 mod fail_over;
-mod features;
+pub(crate) mod features;
 mod maintenance;
 mod moves;
 
@@ -109,13 +109,28 @@ impl Scenario {
     /// # Errors
     /// What went wrong, with events.
     pub fn run(&self, cluster: &Cluster, collector: &Collector) -> Result<()> {
-        let namespace = format!("e2e-{}", self.name);
-        // What an earlier run left.
-        cluster.delete_namespace(&namespace, GONE_WITHIN)?;
-        cluster.ensure_namespace(&namespace)?;
-        let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
-        (self.run)(&stage).with_context(|| cluster.events(&namespace))?;
-        cluster.delete_namespace(&namespace, GONE_WITHIN)?;
-        crate::wait::until_true(GONE_WITHIN, "no volume is left", || Ok(cluster.list("mirrorvolume", "")?.is_empty()))
+        on_stage(cluster, collector, self.name, GONE_WITHIN, self.run)
     }
+}
+
+/// Runs `body` in a namespace of its own, and waits until nothing of it is left.
+///
+/// # Errors
+/// Those of `body`, with events; or something is left after `gone_within`.
+pub(crate) fn on_stage<T>(
+    cluster: &Cluster,
+    collector: &Collector,
+    name: &str,
+    gone_within: Duration,
+    body: impl FnOnce(&Stage) -> Result<T>,
+) -> Result<T> {
+    let namespace = format!("e2e-{name}");
+    // What an earlier run left.
+    cluster.delete_namespace(&namespace, gone_within)?;
+    cluster.ensure_namespace(&namespace)?;
+    let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
+    let result = body(&stage).with_context(|| cluster.events(&namespace))?;
+    cluster.delete_namespace(&namespace, gone_within)?;
+    crate::wait::until_true(gone_within, "no volume is left", || Ok(cluster.list("mirrorvolume", "")?.is_empty()))?;
+    Ok(result)
 }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Stage;
 use super::basics::RUNS_WITHIN;
+use super::control_plane::start_writer;
 use crate::nodes;
 use crate::workload::{Claim, Pod};
 
@@ -42,13 +43,8 @@ pub(super) fn moves_between_nodes(stage: &Stage) -> Result<()> {
 }
 
 pub(super) fn engine_killed_under_writer(stage: &Stage) -> Result<()> {
-    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let claim = Claim::new("data");
     let writer = "engine-killed";
-    let pod = Pod::recorder(writer, &claim, &stage.collector);
-    cluster.apply(&[claim.object(namespace), pod.object(cluster, namespace)])?;
-    let node = cluster.wait_running(namespace, writer, RUNS_WITHIN)?;
-    stage.collector.wait_writing(writer, 0, RUNS_WITHIN)?;
+    let (node, _) = start_writer(stage, writer)?;
     for _ in 0..3 {
         nodes::kill_engine(&node)?;
         stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
