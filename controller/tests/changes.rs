@@ -9,7 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
-use lockstep_api::{Arbiter, LOST, Member, MirrorReplicaStatus, MirrorVolumeStatus, Phase, ReplicaRole, condition};
+use lockstep_api::{
+    Ack, Arbiter, LOST, Member, MirrorReplicaSpec, MirrorReplicaStatus, MirrorVolumeStatus, Phase, ReplicaRole,
+    WritePriority, condition,
+};
 use nix::sys::signal::Signal;
 use setup::{NAMESPACE, POOLS, Setup, block_many, request, seen};
 use tonic::Code;
@@ -49,16 +52,21 @@ fn a_volume_grows_on_all_its_members_and_its_attributes_change() -> Result<()> {
     let refused = setup.run(csi.expand("pvc-2", GIB)).expect_err("there is none");
     ensure!(refused.code() == Code::NotFound, "{refused:?}");
 
-    setup.run(csi.modify("pvc-1", &[("resyncRate", "10MiB"), ("writePriority", "high")]))?;
-    setup.until("the limit is told to all members", || {
-        Ok(setup.parts("pvc-1")?.iter().all(|part| part.spec.resync_rate == 10 << 20).then_some(()))
+    setup.run(csi.modify("pvc-1", &[("resyncRate", "10MiB"), ("writePriority", "high"), ("ack", "durable")]))?;
+    setup.until("they are told to all members", || {
+        let is_told = |spec: &MirrorReplicaSpec| {
+            (spec.resync_rate, spec.ack, spec.write_priority)
+                == (10 << 20, Some(Ack::Durable), Some(WritePriority::High))
+        };
+        Ok(setup.parts("pvc-1")?.iter().all(|part| is_told(&part.spec)).then_some(()))
     })?;
+    ensure!(setup.parts("pvc-1")?.iter().all(|part| part.spec.definition.ack == Ack::Disk), "as it was created");
     let before = setup.volume("pvc-1")?.context("it")?.spec;
     for (attributes, code, says) in [
         (&[("resyncRate", "fast"), ("writePriority", "low")][..], Code::InvalidArgument, "resyncRate"),
         (&[("writePriority", "low"), ("arbiter", "lease")][..], Code::InvalidArgument, "arbiter"),
         (&[("writePriority", "low"), ("replicas", "3")][..], Code::FailedPrecondition, "changeMembers"),
-        (&[("ack", "durable")][..], Code::FailedPrecondition, "ack"),
+        (&[("ack", "memory")][..], Code::InvalidArgument, "ack"),
     ] {
         let refused = setup.run(csi.modify("pvc-1", attributes)).expect_err(says);
         ensure!(refused.code() == code && refused.message().contains(says), "{refused:?}");

@@ -91,7 +91,7 @@ fn one_writer_holds_everything_after_its_first_write_and_migration_moves_all_of_
 }
 
 #[test]
-fn priority_is_changed_live_and_what_makes_no_sense_is_refused() -> Result<()> {
+fn settings_are_changed_live_and_what_makes_no_sense_is_refused() -> Result<()> {
     let shared = start()?;
     let a = shared.attach("a")?;
     a.fill_block(0, 1)?;
@@ -99,11 +99,21 @@ fn priority_is_changed_live_and_what_makes_no_sense_is_refused() -> Result<()> {
     ensure!(status["priority"] == "high" && status["access"] == "multi-writer", "{status}");
     let status = shared.playground.at("b", &["volume", "status", VOLUME])?;
     ensure!(status["priority"] == "high", "{status}");
+    let status = shared.playground.at("b", &["volume", "ack", VOLUME, "durable"])?;
+    ensure!(status["ack"] == "durable", "{status}");
     a.fill_block(0, 2)?;
+    let status = shared.playground.at("a", &["volume", "ack", VOLUME, "disk"])?;
+    ensure!(status["ack"] == "disk" && status["priority"] == "high", "{status}");
+    // The tie-breaker's node hears of it, and cannot tell when everybody goes by it.
+    let refused = shared.playground.at("c", &["volume", "ack", VOLUME, "durable"]).err().context("c changed it")?;
+    let refused = refusal(&refused).context("c answers")?;
+    ensure!(refused.exit_code == Some(3) && refused.message.contains("in sync"), "{refused}");
+    ensure!(shared.playground.at("c", &["volume", "status", VOLUME])?["ack"] == "disk");
     shared.refused(2, &["volume", "migrate", VOLUME, "--to", "nobody"])?;
     let message = shared.refused(3, &["volume", "migrate", VOLUME, "--to", "b"])?;
     ensure!(message.contains("not attached"), "{message}");
     shared.refused(2, &["volume", "priority", VOLUME, "urgent"])?;
+    shared.refused(2, &["volume", "ack", VOLUME, "memory"])?;
     shared.refused(2, &["volume", "create", "v", "--size", "64MiB", "--access", "everybody"])?;
     shared.playground.create("a", "single", &SIZE_BYTES.to_string(), 2, &[])?;
     let message = shared.refused(3, &["volume", "migrate", "single", "--to", "a"])?;

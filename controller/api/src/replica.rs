@@ -5,7 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Ack, Arbiter, OnQuorumLoss};
+use crate::{Access, Ack, Arbiter, OnQuorumLoss, WritePriority};
 
 /// What a node is to a volume.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,6 +63,12 @@ pub struct MirrorReplicaSpec {
     /// Limit of resync in bytes a second; 0: none.
     #[serde(default)]
     pub resync_rate: i64,
+    /// Wanted acknowledgement level; absent: whatever the volume has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Ack>,
+    /// Wanted priority of requests to write; absent: whatever the volume has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_priority: Option<WritePriority>,
     /// Whom the volume shall be made of, the same for all its replicas. Members beside them are taken out of it. Empty: nobody is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,

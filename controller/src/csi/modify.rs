@@ -59,9 +59,6 @@ fn forbidden(reason: &str) -> Result<(), ModifyError> {
 impl Port {
     /// What would be written down and never happen is refused.
     fn check_built(&self, volume: &MirrorVolume, wanted: &MirrorVolumeSpec) -> Result<(), ModifyError> {
-        if wanted.ack != volume.spec.ack {
-            return forbidden("ack of a volume that exists cannot be changed in this release");
-        }
         if wanted.replicas == volume.spec.replicas {
             return Ok(());
         }

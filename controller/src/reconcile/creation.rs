@@ -140,7 +140,7 @@ impl Leader {
         Ok(parts.items.iter().any(|part| Some(&*part.spec.definition.id) == id))
     }
 
-    /// Makes the parts that are missing, and gives those that are there the size and limit that are wanted.
+    /// Makes the parts that are missing, and gives those that are there the size and settings that are wanted.
     pub(super) async fn ensure_parts(&self, volume: &MirrorVolume) -> Result<(), ReconcileError> {
         let parts = self.own_parts(volume);
         let definition = match parts.first() {
@@ -192,6 +192,8 @@ fn part_fields(volume: &MirrorVolume, placed: &Placement, definition: &Definitio
             "joins": joins,
             "sizeBytes": volume.spec.size_bytes.max(definition.size_bytes),
             "resyncRate": volume.spec.resync_rate,
+            "ack": volume.spec.ack,
+            "writePriority": volume.spec.write_priority,
             "members": members(volume),
         },
     })

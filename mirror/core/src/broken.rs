@@ -84,4 +84,5 @@ pub enum Broken {
     EmptyByBitmap = 77,
     ResumesAnything = 78,
     WantedUnheard = 79,
+    SetBeforeInstalled = 80,
 }

@@ -82,6 +82,33 @@ impl Settings {
     pub const EXTENT_BLOCKS_MAX: u64 = 1024;
 }
 
+/// What of a volume may be changed while it is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Setting {
+    /// Acknowledgement level of writes that begin.
+    Ack(Ack),
+    /// Class of requests for grants.
+    Priority(Class),
+}
+
+impl Setting {
+    /// Whether the volume has it.
+    #[must_use]
+    pub fn is_of(&self, config: &Config) -> bool {
+        match self {
+            Setting::Ack(ack) => config.settings.ack == *ack,
+            Setting::Priority(class) => config.priority == *class,
+        }
+    }
+
+    pub(crate) fn put(&self, config: &mut Config) {
+        match self {
+            Setting::Ack(ack) => config.settings.ack = *ack,
+            Setting::Priority(class) => config.priority = *class,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {

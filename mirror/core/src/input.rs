@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::config::{AttachMode, Config, Role};
+use crate::config::{AttachMode, Config, Role, Setting};
 use crate::ids::{
     BufId, CommandId, ConnId, Digest, Epoch, Incarnation, IoId, LeaseAsk, NodeId, PersistToken, RegisterAsk, RequestId,
 };
@@ -120,11 +120,8 @@ pub enum Command {
         /// Which node.
         node: NodeId,
     },
-    /// Change the class of requests for grants.
-    SetPriority {
-        /// The class.
-        class: Class,
-    },
+    /// Change a setting of the volume: of a member. Answered once all members go by it, so that it holds for whatever begins afterwards.
+    Set(Setting),
     /// Take the grants of the whole volume from whoever holds them: of a multi-writer volume that is attached here.
     TakeGrants,
     /// Compare all replicas by digest.

@@ -28,7 +28,7 @@ pub mod timing;
 
 pub use bitmap::BlockSet;
 pub use config::{
-    Access, Ack, Arbiter, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Role, Settings,
+    Access, Ack, Arbiter, AttachMode, Attachment, Config, Generation, Joining, OnQuorumLoss, Role, Setting, Settings,
 };
 pub use effect::{Effect, Event};
 pub use ids::{

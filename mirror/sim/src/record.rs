@@ -31,6 +31,8 @@ pub struct Request {
     pub found: Vec<Block>,
     /// A write that completed at a member which slept through the loss of it: that member's attachment is fenced next.
     pub overslept: bool,
+    /// When it was made, writes were promised to be durable.
+    pub durable: bool,
     /// Made in a generation that was given up: not part of the volume's history.
     pub abandoned: bool,
 }

@@ -161,6 +161,10 @@ impl Node for NodeService {
         answer(self.0.set_priority(request.into_inner()).await)
     }
 
+    async fn set_ack(&self, request: Request<proto::SetAckRequest>) -> Result<Response<proto::VolumeStatus>, Status> {
+        answer(self.0.set_ack(request.into_inner()).await)
+    }
+
     async fn migrate_volume(
         &self,
         request: Request<proto::MigrateVolumeRequest>,

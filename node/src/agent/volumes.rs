@@ -216,12 +216,18 @@ impl Agent {
         Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
     }
 
-    pub(super) async fn set_priority(
+    pub(crate) async fn set_priority(
         &self,
         request: proto::SetPriorityRequest,
     ) -> Result<proto::VolumeStatus, Failure> {
         let spec = self.volume(&request.volume).await?;
         let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().set_priority(request)).await;
+        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+    }
+
+    pub(crate) async fn set_ack(&self, request: proto::SetAckRequest) -> Result<proto::VolumeStatus, Failure> {
+        let spec = self.volume(&request.volume).await?;
+        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().set_ack(request)).await;
         Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
     }
 

@@ -130,6 +130,9 @@ Example:
     /// Who goes first when several nodes want to write one range: this volume's requests have this priority
     #[command(after_help = "Example:\n  lockstep --node a volume priority v1 high")]
     Priority(SetPriority),
+    /// When a peer acknowledges a write, from now on
+    #[command(after_help = "Example:\n  lockstep --node a volume ack v1 durable")]
+    Ack(SetAck),
     /// Move the right to write the whole of a multi-writer volume to one of the nodes that have it attached
     #[command(after_help = "Example:\n  lockstep --node a volume migrate v1 --to b")]
     Migrate(Migrate),
@@ -321,6 +324,16 @@ pub(super) struct SetPriority {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct SetAck {
+    /// The volume's name
+    #[arg(value_name = "NAME")]
+    pub volume: String,
+    /// When its disk completed the write, or when it is durable there
+    #[arg(value_enum)]
+    pub ack: Ack,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Migrate {
     /// The volume's name
     #[arg(value_name = "NAME")]
@@ -430,6 +443,8 @@ mod tests {
             "--node b volume rejoin v --i-accept-data-loss",
             "--node b volume limit-resync v --rate 50MiB",
             "--node b volume watch v --timeout 1m",
+            "--node a volume priority v high",
+            "--node a volume ack v durable",
         ] {
             let words = std::iter::once("lockstep").chain(line.split(' '));
             assert!(Arguments::try_parse_from(words).is_ok(), "{line}");

@@ -43,6 +43,7 @@ pub(super) async fn run(place: &Place, format: Format, command: args::Volume) ->
         args::Volume::Force(force) => self::force(place, format, force, Choice::Force).await,
         args::Volume::Rejoin(force) => self::force(place, format, force, Choice::Rejoin).await,
         args::Volume::Priority(priority) => set_priority(place, format, priority).await,
+        args::Volume::Ack(ack) => set_ack(place, format, ack).await,
         args::Volume::Migrate(migrate) => self::migrate(place, format, migrate).await,
         args::Volume::LimitResync(limit) => limit_resync(place, format, limit).await,
     }
@@ -72,10 +73,7 @@ async fn create(place: &Place, format: Format, create: args::Create) -> Result<(
         tie_breaker: create.tie_breaker.unwrap_or_default(),
         ..Default::default()
     };
-    request.set_ack(match create.ack {
-        args::Ack::Disk => proto::Ack::Disk,
-        args::Ack::Durable => proto::Ack::Durable,
-    });
+    request.set_ack(ack_to_proto(create.ack));
     request.set_on_quorum_loss(match create.on_quorum_loss {
         args::OnQuorumLoss::Suspend => proto::OnQuorumLoss::Suspend,
         args::OnQuorumLoss::Error => proto::OnQuorumLoss::Error,
@@ -301,6 +299,20 @@ async fn set_priority(place: &Place, format: Format, set: args::SetPriority) -> 
     let mut request = proto::SetPriorityRequest { volume: check(set.volume)?, ..Default::default() };
     request.set_priority(to_proto(set.priority));
     print_volume(format, rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.set_priority(request)).await?)
+}
+
+const fn ack_to_proto(ack: args::Ack) -> proto::Ack {
+    match ack {
+        args::Ack::Disk => proto::Ack::Disk,
+        args::Ack::Durable => proto::Ack::Durable,
+    }
+}
+
+async fn set_ack(place: &Place, format: Format, set: args::SetAck) -> Result<(), Failure> {
+    let mut agent = place.agent()?;
+    let mut request = proto::SetAckRequest { volume: check(set.volume)?, ..Default::default() };
+    request.set_ack(ack_to_proto(set.ack));
+    print_volume(format, rpc::answer(&agent.name, CHANGE_WITHIN, agent.client.set_ack(request)).await?)
 }
 
 async fn migrate(place: &Place, format: Format, migrate: args::Migrate) -> Result<(), Failure> {

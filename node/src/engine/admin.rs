@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockstep_core::{Command, NodeId, Reply, Role};
+use lockstep_core::{Ack, Command, NodeId, Reply, Role, Setting};
 use lockstep_engine::VolumeStatus;
 use lockstep_proto::node::v1 as proto;
 use lockstep_proto::node::v1::engine_server::Engine;
@@ -405,7 +405,17 @@ impl Engine for EngineService {
         let request = request.into_inner();
         let unknown = || Failure::wrong_input("priority", "", "must be low, normal or high");
         let class = class_of(request.priority()).ok_or_else(unknown)?;
-        answer(self.0.command(&request.volume, Command::SetPriority { class }).await)
+        answer(self.0.command(&request.volume, Command::Set(Setting::Priority(class))).await)
+    }
+
+    async fn set_ack(&self, request: Request<proto::SetAckRequest>) -> Result<Response<proto::VolumeStatus>, Status> {
+        let request = request.into_inner();
+        let ack = match request.ack() {
+            proto::Ack::Disk => Ack::Disk,
+            proto::Ack::Durable => Ack::Durable,
+            proto::Ack::Unspecified => return Err(Failure::wrong_input("ack", "", "must be disk or durable").into()),
+        };
+        answer(self.0.command(&request.volume, Command::Set(Setting::Ack(ack))).await)
     }
 
     async fn take_grants(

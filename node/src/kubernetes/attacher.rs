@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt as _;
-use lockstep_api::{
-    FrontEnd, Fuse, MirrorReplica, MirrorReplicaSpec, MirrorVolumeSpec, ReplicaRole, WritePriority, names,
-};
+use lockstep_api::{FrontEnd, Fuse, MirrorReplica, MirrorReplicaSpec, MirrorVolumeSpec, ReplicaRole, names};
 use lockstep_csi::health::{StorageHealth, StorageSeverity};
 use lockstep_csi::node_port::Cause;
 use lockstep_csi::readiness::Readiness;
@@ -136,6 +134,8 @@ impl Attacher {
             joins: true,
             size_bytes: None,
             resync_rate: 0,
+            ack: None,
+            write_priority: None,
             members: Vec::new(),
         };
         let mut part = MirrorReplica::new(&names::replica_name(volume, &objects.me), spec);
@@ -190,14 +190,9 @@ impl Attacher {
             // Whatever else this node has, a pod needs a block device.
             FrontEnd::Auto | FrontEnd::Loop => proto::FrontEnd::Loop,
         });
-        request.set_fuse(match settings.as_ref().map(|settings| settings.fuse).unwrap_or_default() {
+        request.set_fuse(match settings.map(|settings| settings.fuse).unwrap_or_default() {
             Fuse::Recoverable => proto::Fuse::Recoverable,
             Fuse::IoUring => proto::Fuse::IoUring,
-        });
-        request.set_priority(match settings.map(|settings| settings.write_priority) {
-            None | Some(WritePriority::Normal) => proto::Priority::Unspecified,
-            Some(WritePriority::Low) => proto::Priority::Low,
-            Some(WritePriority::High) => proto::Priority::High,
         });
         loop {
             let (events, mut progress) = mpsc::channel(PROGRESS_QUEUED);

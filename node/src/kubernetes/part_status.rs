@@ -211,6 +211,8 @@ mod tests {
             joins: false,
             size_bytes: None,
             resync_rate: 0,
+            ack: None,
+            write_priority: None,
             members: Vec::new(),
         };
         MirrorReplica::new("v.a", spec)

@@ -1,9 +1,10 @@
 //! What is to be done about a part next: a pure decision, from the object that wants it and from what the engine has.
 
-use lockstep_api::{MirrorReplica, MirrorReplicaSpec, Phase, ReplicaRole, is_true, names};
+use lockstep_api::{Ack, MirrorReplica, MirrorReplicaSpec, Phase, ReplicaRole, WritePriority, is_true, names};
 use lockstep_proto::node::v1 as proto;
 
 use super::part_status::READY;
+use super::part_work::Work;
 
 /// What this node's engine has.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +119,24 @@ pub(super) fn is_resizer(engine: &proto::VolumeStatus, me: &str) -> bool {
     engine.writers.iter().min().or_else(|| engine.in_sync.iter().min()).is_some_and(|first| first == me)
 }
 
+/// A setting that is to be another one, and that this node changes: the first in-sync replica does.
+pub(super) fn wanted_setting(spec: &MirrorReplicaSpec, engine: &proto::VolumeStatus, me: &str) -> Option<Work> {
+    if engine.in_sync.iter().min().is_none_or(|first| first != me) {
+        return None;
+    }
+    let ack = spec.ack.map(|ack| match ack {
+        Ack::Disk => proto::Ack::Disk,
+        Ack::Durable => proto::Ack::Durable,
+    });
+    let priority = spec.write_priority.map(|priority| match priority {
+        WritePriority::Low => proto::Priority::Low,
+        WritePriority::Normal => proto::Priority::Normal,
+        WritePriority::High => proto::Priority::High,
+    });
+    let ack = ack.filter(|ack| *ack != engine.ack()).map(|ack| Work::SetAck { ack });
+    ack.or_else(|| priority.filter(|it| *it != engine.priority()).map(|priority| Work::SetPriority { priority }))
+}
+
 /// A member that is not wanted any more and that this node takes out: the first of the wanted replicas that are in sync does. A tie-breaker
 /// that has a successor goes in the same swap as that comes.
 pub(super) fn surplus_member(spec: &MirrorReplicaSpec, engine: &proto::VolumeStatus) -> Option<u32> {
@@ -139,9 +158,9 @@ pub(super) fn surplus_member(spec: &MirrorReplicaSpec, engine: &proto::VolumeSta
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, Step, is_resizer, plan_step, surplus_member};
+    use super::{Facts, Step, Work, is_resizer, plan_step, surplus_member, wanted_setting};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-    use lockstep_api::{Member, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, names};
+    use lockstep_api::{Ack, Member, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, WritePriority, names};
     use lockstep_proto::node::v1 as proto;
     use serde_json::json;
 
@@ -175,6 +194,23 @@ mod tests {
     }
 
     const NOTHING: Facts<'static> = Facts { engine: None, pool: Ok(()), pool_wanted: true, unused: false };
+
+    #[test]
+    fn the_first_replica_in_sync_changes_settings_one_by_one() {
+        let mut spec = object(ReplicaRole::Replica, false).spec;
+        let mut engine = proto::VolumeStatus { in_sync: vec!["b".to_owned(), "a".to_owned()], ..Default::default() };
+        engine.set_ack(proto::Ack::Disk);
+        engine.set_priority(proto::Priority::Normal);
+        assert_eq!(wanted_setting(&spec, &engine, "a"), None, "nothing is wanted");
+        (spec.ack, spec.write_priority) = (Some(Ack::Durable), Some(WritePriority::High));
+        assert_eq!(wanted_setting(&spec, &engine, "b"), None, "a does it");
+        assert_eq!(wanted_setting(&spec, &engine, "a"), Some(Work::SetAck { ack: proto::Ack::Durable }));
+        engine.set_ack(proto::Ack::Durable);
+        let second = Some(Work::SetPriority { priority: proto::Priority::High });
+        assert_eq!(wanted_setting(&spec, &engine, "a"), second);
+        engine.set_priority(proto::Priority::High);
+        assert_eq!(wanted_setting(&spec, &engine, "a"), None, "all is as wanted");
+    }
 
     #[test]
     fn a_part_that_is_missing_is_made_as_its_role_allows() {

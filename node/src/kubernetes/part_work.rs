@@ -31,6 +31,16 @@ pub(super) enum Work {
         /// Wanted.
         size_bytes: u64,
     },
+    /// Change its acknowledgement level.
+    SetAck {
+        /// Wanted.
+        ack: proto::Ack,
+    },
+    /// Change its priority.
+    SetPriority {
+        /// Wanted.
+        priority: proto::Priority,
+    },
     /// Limit its resync.
     LimitResync {
         /// 0: no limit.
@@ -53,6 +63,13 @@ impl ClusterAgent {
             }
             Work::Resize { size_bytes } => {
                 self.agent.resize_here(proto::ResizeVolumeRequest { volume, size_bytes: *size_bytes }).await
+            }
+            Work::SetAck { ack } => {
+                self.agent.set_ack(proto::SetAckRequest { volume, ack: (*ack).into() }).await.map(drop)
+            }
+            Work::SetPriority { priority } => {
+                let request = proto::SetPriorityRequest { volume, priority: (*priority).into() };
+                self.agent.set_priority(request).await.map(drop)
             }
             Work::LimitResync { bytes_per_second } => {
                 let request = proto::LimitResyncRequest { volume, bytes_per_second: *bytes_per_second };

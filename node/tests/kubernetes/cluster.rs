@@ -197,6 +197,8 @@ impl TestCluster {
             joins,
             size_bytes: None,
             resync_rate: 0,
+            ack: None,
+            write_priority: None,
             members: members.to_vec(),
         };
         let mut part = MirrorReplica::new(&names::replica_name(volume, &placed.node), spec);

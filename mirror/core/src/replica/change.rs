@@ -4,9 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::members::Wanted;
-use crate::config::{AttachMode, Attachment, Config, Joining};
+use crate::config::{AttachMode, Attachment, Config, Joining, Setting};
 use crate::ids::{Epoch, Incarnation, NodeId, VoterId};
-use crate::message::Class;
 
 /// One change that a member wants.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,8 +40,8 @@ pub(super) enum Change {
     Detach { node: NodeId, incarnation: Incarnation },
     /// Grow.
     Resize { blocks: u64 },
-    /// Requests for grants have this class from now on.
-    SetPriority { class: Class },
+    /// A setting is this from now on.
+    Set(Setting),
     /// Nothing but a new epoch after this one: whatever was said about grants is void, and members report what they hold.
     NextEpoch { epoch: Epoch },
     /// Give a node a vote under an identity that it has made durable.
@@ -221,11 +220,11 @@ impl Change {
                 }
                 next.attached.remove(node);
             }
-            Change::SetPriority { class } => {
-                if now.priority == *class {
+            Change::Set(setting) => {
+                if setting.is_of(now) {
                     return Planned::Already;
                 }
-                next.priority = *class;
+                setting.put(&mut next);
             }
             Change::NextEpoch { epoch } => {
                 if now.epoch != *epoch {

@@ -9,11 +9,11 @@ use super::Replica;
 use super::arbiter::Outcome;
 use super::change::Change;
 use super::members::Wanted;
-use crate::config::{AttachMode, Attachment, Config, Generation};
+use crate::config::{AttachMode, Attachment, Config, Generation, Setting};
 use crate::effect::Effect;
 use crate::ids::{CommandId, Epoch, NodeId, Time, VoterId};
 use crate::input::{Command, CommandError, Reply};
-use crate::message::{Ballot, Class, Message};
+use crate::message::{Ballot, Message};
 use crate::meta::{MetaUpdate, VoterState};
 
 /// How long an attach without `take_over`, a detach or a resize is tried.
@@ -37,7 +37,7 @@ pub(super) struct Operator {
     resume: Option<(Pending, Epoch)>,
     detach: Option<Pending>,
     resize: Option<(Pending, u64)>,
-    priority: Option<(Pending, Class)>,
+    setting: Option<(Pending, Setting)>,
     members: Option<(Pending, Wanted)>,
     /// A force, or the giving up of a generation.
     generation: Option<CommandId>,
@@ -77,7 +77,7 @@ impl Operator {
 
     pub fn is_busy(&self) -> bool {
         let asked = self.attach.is_some() || self.detach.is_some() || self.resize.is_some();
-        asked || self.resume.is_some() || self.priority.is_some() || self.members.is_some()
+        asked || self.resume.is_some() || self.setting.is_some() || self.members.is_some()
     }
 }
 
@@ -110,7 +110,7 @@ impl Replica {
                 self.on_change_members(id, Wanted::Add { node, role, instead_of });
             }
             Command::RemoveMember { node } => self.on_change_members(id, Wanted::Remove { node }),
-            Command::SetPriority { class } => self.on_set_priority(id, class),
+            Command::Set(setting) => self.on_set(id, setting),
             Command::TakeGrants => self.on_take_grants(id),
             Command::Detach => self.on_detach(id),
             Command::Leave => self.on_leave(id),
@@ -195,12 +195,19 @@ impl Replica {
         self.operator_view_changed();
     }
 
-    fn on_set_priority(&mut self, command: CommandId, class: Class) {
+    fn on_set(&mut self, command: CommandId, setting: Setting) {
         if self.operator.is_busy() {
             let reason = "another attach, detach or change is under way on this node".into();
             return self.answer(command, Err(CommandError::Forbidden { reason }));
         }
-        self.operator.priority = Some((Pending { command, until: self.now.after(PATIENCE) }, class));
+        // Nobody else hears when all have installed a view.
+        if self.view.members().get(&self.node) != Some(&self.incarnation) {
+            let reason =
+                "this node is no member of the volume: ask one that has a replica in sync, or the volume attached"
+                    .into();
+            return self.answer(command, Err(CommandError::Forbidden { reason }));
+        }
+        self.operator.setting = Some((Pending { command, until: self.now.after(PATIENCE) }, setting));
         self.operator_view_changed();
     }
 
@@ -241,8 +248,8 @@ impl Replica {
         if self.is_forsaken() {
             return Some(Change::Detach { node, incarnation: self.incarnation });
         }
-        if let Some((_, class)) = self.operator.priority {
-            return Some(Change::SetPriority { class });
+        if let Some((_, setting)) = self.operator.setting {
+            return Some(Change::Set(setting));
         }
         if let Some((_, wanted)) = self.operator.members {
             return self.wanted_members(wanted);
@@ -309,12 +316,6 @@ impl Replica {
             self.operator.resize = None;
             self.answer(pending.command, Ok(Reply::Done));
         }
-        if let Some((pending, class)) = self.operator.priority
-            && self.view.config.priority == class
-        {
-            self.operator.priority = None;
-            self.answer(pending.command, Ok(Reply::Done));
-        }
         if let Some((pending, wanted)) = self.operator.members
             && wanted.is_done(&self.view.config)
         {
@@ -330,7 +331,8 @@ impl Replica {
         }
     }
 
-    /// An attachment is ready once its view is installed everywhere and what was in flight before is settled.
+    /// An attachment is ready once its view is installed everywhere and what was in flight before is settled; a setting is changed once
+    /// its view is installed everywhere.
     pub(super) fn operator_settled(&mut self) {
         if let Some((pending, _, _)) = self.operator.attach
             && self.is_attached_here()
@@ -339,6 +341,15 @@ impl Replica {
         {
             self.operator.attach = None;
             self.front_seen = true;
+            self.answer(pending.command, Ok(Reply::Done));
+        }
+        // A writer that has not installed it yet goes by the old one.
+        let everywhere = self.reports_in || self.broken(broken!(SetBeforeInstalled));
+        if let Some((pending, setting)) = self.operator.setting
+            && everywhere
+            && setting.is_of(&self.view.config)
+        {
+            self.operator.setting = None;
             self.answer(pending.command, Ok(Reply::Done));
         }
         let Some((pending, since)) = self.operator.resume else { return };
@@ -377,8 +388,8 @@ impl Replica {
             self.operator.detach = None;
             self.answer(pending.command, Err(CommandError::NoQuorum));
         }
-        if let Some((pending, _)) = self.operator.priority.filter(|(p, _)| late(p)) {
-            self.operator.priority = None;
+        if let Some((pending, _)) = self.operator.setting.filter(|(p, _)| late(p)) {
+            self.operator.setting = None;
             self.answer(pending.command, Err(CommandError::NoQuorum));
         }
         if let Some((pending, wanted)) = self.operator.members.filter(|(p, _)| late(p)) {

@@ -335,7 +335,7 @@ impl Replica {
     /// A round ended: whoever waits for it hears how.
     pub(super) fn change_ended(&mut self, change: &Change, outcome: Outcome) {
         match change {
-            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } | Change::SetPriority { .. } => {
+            Change::Attach { .. } | Change::Detach { .. } | Change::Resize { .. } | Change::Set(_) => {
                 self.operator_change_ended(change, &outcome)
             }
             Change::Members { .. } => {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_core::{Ack, Incarnation, NodeId, Op};
+use lockstep_core::{Incarnation, NodeId, Op};
 
 use crate::block::{Block, write_of};
 use crate::failure::Failure;
@@ -41,8 +41,7 @@ impl World {
             Op::Write { .. } | Op::WriteZeroes { .. } | Op::Discard => {
                 let members = self.written_members(id);
                 let last = LastWrite { request: index, members };
-                let durable = matches!(op, Op::Write { fua: true } | Op::WriteZeroes { fua: true })
-                    || self.plan.settings.ack == Ack::Durable;
+                let durable = matches!(op, Op::Write { fua: true } | Op::WriteZeroes { fua: true }) || asked.durable;
                 let mut written = BTreeMap::new();
                 // A writer that slept may complete, under an older configuration, what was lost meanwhile.
                 let of_before = self.nodes.get(&id).and_then(|node| node.machine.as_ref()).map(|m| m.config().epoch);

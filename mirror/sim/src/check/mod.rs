@@ -11,7 +11,7 @@ mod policing;
 
 use std::collections::BTreeMap;
 
-use lockstep_core::{Config, Epoch, Incarnation, NodeId, Op};
+use lockstep_core::{Ack, Config, Epoch, Incarnation, NodeId, Op};
 
 use crate::plan::Plan;
 use crate::world::World;
@@ -40,6 +40,8 @@ pub struct Checks {
     zeroing: BTreeMap<u64, Vec<usize>>,
     /// Index of each numbered write's request.
     writes: BTreeMap<u64, usize>,
+    /// Writes that begin are promised to be durable, without being asked for it.
+    pub durable_writes: bool,
     /// How often a checker looked, so that a run that checked nothing shows.
     pub looks: u64,
 }
@@ -58,6 +60,7 @@ impl Checks {
             flushes: BTreeMap::new(),
             zeroing: BTreeMap::new(),
             writes: BTreeMap::new(),
+            durable_writes: plan.settings.ack == Ack::Durable,
             looks: 0,
         }
     }

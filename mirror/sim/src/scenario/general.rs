@@ -40,10 +40,10 @@ pub const SCENARIOS: [Scenario; 6] = [
     },
     Scenario {
         name: "operations",
-        about: "an operator grows, compares, throttles and gives attaches up under any faults",
+        about: "an operator grows, compares, throttles, changes settings and gives attaches up under any faults",
         share: 6,
         plan: operations,
-        script: |world| rage(world, Wrath { grow: 8, verify: 8, throttle: 8, give_up: 8, ..ANYTHING }),
+        script: |world| rage(world, Wrath { grow: 8, verify: 8, throttle: 8, set: 24, give_up: 8, ..ANYTHING }),
     },
     Scenario {
         name: "calm",

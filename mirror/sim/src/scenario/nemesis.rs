@@ -1,12 +1,12 @@
 //! Random faults: at any moment, or in the middle of a protocol.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Access, AttachMode, Command, Net, NodeId};
+use lockstep_core::{Access, Ack, AttachMode, Class, Command, CommandError, Net, NodeId, Setting};
 
 use super::disk::break_disk;
 use super::resync::grow;
 use crate::plan::SECOND;
-use crate::world::{FRAME_KINDS, GRANT_KINDS, Pattern, Register, UPDATE_KINDS, World};
+use crate::world::{Asked, FRAME_KINDS, GRANT_KINDS, Pattern, Register, UPDATE_KINDS, World};
 
 /// Kinds of faults that a scenario allows, in parts of their sum.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,8 @@ pub struct Wrath {
     pub verify: u64,
     /// A resync is throttled, or set free.
     pub throttle: u64,
+    /// A setting is changed.
+    pub set: u64,
     /// Nobody waits for an attach any more.
     pub give_up: u64,
     /// The register cannot be reached for a while, or becomes slow.
@@ -64,6 +66,7 @@ pub const NOTHING: Wrath = Wrath {
     grow: 0,
     verify: 0,
     throttle: 0,
+    set: 0,
     give_up: 0,
     register: 0,
 };
@@ -154,6 +157,7 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         wrath.grow,
         wrath.verify,
         wrath.throttle,
+        wrath.set,
         wrath.give_up,
         wrath.register,
     ];
@@ -192,7 +196,8 @@ fn inflict(world: &mut World, wrath: Wrath, node: NodeId) {
         12 => grow(world),
         13 => verify(world),
         14 => throttle(world),
-        15 => give_up(world, node),
+        15 => set(world, node),
+        16 => give_up(world, node),
         _ => trouble_register(world, outage),
     }
 }
@@ -331,6 +336,18 @@ fn throttle(world: &mut World) {
     let node = world.rng.pick(&world.plan.replicas.clone()).unwrap_or(NodeId(2));
     let blocks = world.rng.pick(&[1, 100, 1_000, 0, 0]).unwrap_or(0);
     world.command(node, Command::SetResyncRate { bytes_per_second: blocks * 4096 });
+}
+
+/// Changes a setting, unless an earlier change may still come about.
+fn set(world: &mut World, node: NodeId) {
+    let is_settled = |asked: &Asked| matches!(asked.answer, Some(Ok(_) | Err(CommandError::Forbidden { .. })));
+    if world.asked.iter().any(|asked| matches!(asked.command, Command::Set(_)) && !is_settled(asked)) {
+        return;
+    }
+    let ack = world.rng.pick(&[Ack::Disk, Ack::Durable, Ack::Durable]).unwrap_or(Ack::Durable);
+    let class = world.rng.pick(&[Class::Low, Class::Normal, Class::High]).unwrap_or(Class::Normal);
+    let setting = if world.rng.percent(80) { Setting::Ack(ack) } else { Setting::Priority(class) };
+    world.command(node, Command::Set(setting));
 }
 
 fn trouble_register(world: &mut World, outage: u64) {

@@ -182,6 +182,7 @@ impl World {
             ended_at: 0,
             found: Vec::new(),
             overslept: false,
+            durable: self.checks.durable_writes,
             abandoned: false,
         });
         self.check_asked(index);

@@ -1,7 +1,7 @@
 //! The operator: attaches what should be attached, and asks what scripts want asked.
 
 use lockstep_core::timing::MS;
-use lockstep_core::{Access, AttachMode, Command, CommandError, CommandId, Input, NodeId, Reply};
+use lockstep_core::{Access, Ack, AttachMode, Command, CommandError, CommandId, Input, NodeId, Reply, Setting};
 
 use super::{Happening, World};
 use crate::plan::SECOND;
@@ -39,6 +39,9 @@ impl World {
     pub fn command(&mut self, node: NodeId, command: Command) -> usize {
         let id = CommandId(self.asked.len() as u64 + 1);
         let lost = self.nodes.get(&node).is_none_or(|node| node.machine.is_none());
+        if command == Command::Set(Setting::Ack(Ack::Disk)) {
+            self.checks.durable_writes = false;
+        }
         self.asked.push(Asked { id, node, command: command.clone(), at: self.now, answer: None, lost });
         self.deliver(node, Input::Command { id, command });
         self.asked.len() - 1
@@ -77,6 +80,7 @@ impl World {
                     self.later(after + down, Box::new(move |world| world.start(id)));
                 }
             }
+            Command::Set(Setting::Ack(ack)) if is_done => self.checks.durable_writes = ack == Ack::Durable,
             Command::Resize { blocks } if is_done => self.plan.size_blocks = self.plan.size_blocks.max(blocks),
             _ => {}
         }
