@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use lockstep_api::{Attached, DiskState, Phase, ReplicaRole, is_true};
 use lockstep_processes::wait;
+use lockstep_proto::node::v1 as proto;
 use serde_json::json;
 
 use crate::cluster::{TestCluster, check_device, write_device};
@@ -40,6 +41,17 @@ fn a_volume_is_made_written_moved_grown_and_deleted() -> Result<()> {
     }
     for node in on {
         cluster.wait_status(("v", node), "grown", |status| status.seen.size_bytes == 2 * SIZE)?;
+    }
+
+    // Settings too, by one of those in sync.
+    for node in on {
+        cluster.patch_part("v", node, json!({ "ack": "Durable", "writePriority": "High" }))?;
+    }
+    for node in on {
+        wait::until_true(&format!("{node} goes by what is wanted"), BOUND, || {
+            let status = cluster.engine_status("v", node)?;
+            Ok((status.ack(), status.priority()) == (proto::Ack::Durable, proto::Priority::High))
+        })?;
     }
 
     // The agent is nobody's business but its own.
