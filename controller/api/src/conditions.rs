@@ -5,6 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 /// Condition of a part: its replica was made, and is not in the node's pool any more, which is open.
 pub const LOST: &str = "Lost";
 
+/// Condition of a volume, and of a part as its node sees it: the configuration Lease is gone, another, or older than what is known.
+pub const REGISTER_LOST: &str = "RegisterLost";
+
 /// A condition that holds (`true`) or does not, since `now`.
 #[must_use]
 pub fn condition(

@@ -17,7 +17,7 @@ mod pool;
 mod replica;
 mod volume;
 
-pub use conditions::{LOST, condition, is_true, set_condition};
+pub use conditions::{LOST, REGISTER_LOST, condition, is_true, set_condition};
 pub use pool::{MirrorPool, MirrorPoolSpec, MirrorPoolStatus, PoolStorage};
 pub use replica::{
     Attached, Definition, DiskState, FirstMember, Member, MirrorReplica, MirrorReplicaSpec, MirrorReplicaStatus, Phase,

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 
 use kube::ResourceExt as _;
-use lockstep_api::{Access, MirrorVolume, MirrorVolumeSpec, ReplicaRole, names};
+use lockstep_api::{Access, MirrorVolume, MirrorVolumeSpec, REGISTER_LOST, ReplicaRole, names};
 use lockstep_csi::controller_port::{Confirm, Listed, Page, Volume};
 use lockstep_csi::health::{Severity, VolumeHealth};
 use lockstep_csi::topology::Topology;
@@ -11,7 +11,7 @@ use lockstep_csi::volume::VolumeId;
 
 use super::parameters::{Attributes, access, parse_class};
 use crate::plan::pools::bytes;
-use crate::plan::status::{DIVERGED, REDUNDANT, REGISTER_LOST, SERVING, is_created};
+use crate::plan::status::{DIVERGED, REDUNDANT, SERVING, is_created};
 
 /// The size that all replicas have, in bytes; before the volume is created, the one that they will have.
 pub(super) fn size(volume: &MirrorVolume) -> u64 {

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use lockstep_api::{
-    MirrorReplica, MirrorReplicaStatus, MirrorVolume, MirrorVolumeStatus, Phase, ReplicaRole, Seen, VolumeState,
-    condition, is_true, set_condition,
+    MirrorReplica, MirrorReplicaStatus, MirrorVolume, MirrorVolumeStatus, Phase, REGISTER_LOST, ReplicaRole, Seen,
+    VolumeState, condition, is_true, set_condition,
 };
 
 /// Condition: created on all its members. It stays.
@@ -17,8 +17,6 @@ pub const READY: &str = "Ready";
 pub const REDUNDANT: &str = "Redundant";
 /// Condition: reads and writes can be done.
 pub const SERVING: &str = "Serving";
-/// Condition: the configuration Lease is gone, or another. Nodes say so of their parts too.
-pub const REGISTER_LOST: &str = "RegisterLost";
 /// Condition: a replica has a generation of its own.
 pub const DIVERGED: &str = "Diverged";
 /// Condition: why it is not deleted yet.

@@ -1,8 +1,8 @@
 //! What became different between two statuses of a volume, in the words that people are told.
 
-use lockstep_api::{MirrorVolumeStatus, is_true};
+use lockstep_api::{MirrorVolumeStatus, REGISTER_LOST, is_true};
 
-use super::status::{DIVERGED, READY, REDUNDANT, REGISTER_LOST, SERVING};
+use super::status::{DIVERGED, READY, REDUNDANT, SERVING};
 
 /// One thing that became different.
 #[derive(Clone, Debug, PartialEq, Eq)]

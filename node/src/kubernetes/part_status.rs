@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lockstep_api::{
-    Attached, DiskState, LOST, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, Resync, Seen, condition,
-    set_condition,
+    Attached, DiskState, LOST, MirrorReplica, MirrorReplicaStatus, Phase, REGISTER_LOST, ReplicaRole, Resync, Seen,
+    condition, set_condition,
 };
 use lockstep_proto::node::v1 as proto;
 
@@ -101,6 +101,13 @@ fn fill(status: &mut MirrorReplicaStatus, object: &MirrorReplica, engine: &proto
         bytes_per_second: bytes(resync.bytes_per_second),
     });
     status.suspended = suspended(engine);
+    match engine.configuration_trouble.as_str() {
+        "" => status.conditions.retain(|condition| condition.type_ != REGISTER_LOST),
+        trouble => {
+            let lost = condition(REGISTER_LOST, true, REGISTER_LOST, trouble, generation, now.clone());
+            set_condition(&mut status.conditions, lost);
+        }
+    }
     if object.spec.role == ReplicaRole::Replica {
         let in_sync = engine.in_sync.contains(&object.spec.node_name);
         let (reason, message) = if in_sync { ("InSync", "") } else { ("NotInSync", status.message.as_str()) };
@@ -182,7 +189,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use lockstep_api::{
         Access, Ack, Arbiter, Attached, Definition, DiskState, FirstMember, LOST, MirrorReplica, MirrorReplicaSpec,
-        MirrorReplicaStatus, OnQuorumLoss, Phase, ReplicaRole, is_true,
+        MirrorReplicaStatus, OnQuorumLoss, Phase, REGISTER_LOST, ReplicaRole, is_true,
     };
     use lockstep_proto::node::v1 as proto;
     use std::time::Duration;
@@ -250,6 +257,15 @@ mod tests {
         assert_eq!((status.seen.epoch, status.seen.size_bytes, status.dirty_bytes), (4, 8192, 4096));
         assert_eq!(status.unreachable, ["c"]);
         assert!(is_true(&status.conditions, READY) && is_true(&status.conditions, IN_SYNC));
+    }
+
+    #[test]
+    fn a_register_that_cannot_be_believed_is_told_while_it_is_so() {
+        let mut object = object(ReplicaRole::Replica);
+        let troubled = proto::VolumeStatus { configuration_trouble: "it is older".to_owned(), ..engine() };
+        object.status = Some(status(&object, Known::Engine(&troubled)));
+        assert!(is_true(&object.status.as_ref().expect("was set").conditions, REGISTER_LOST));
+        assert!(!is_true(&status(&object, Known::Engine(&engine())).conditions, REGISTER_LOST));
     }
 
     #[test]
