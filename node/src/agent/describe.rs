@@ -63,8 +63,10 @@ impl Agent {
             device: open.device.as_ref().map_or_else(String::new, |device| device.display().to_string()),
             ..Default::default()
         };
-        match pool::observe_space(&open.path) {
-            Ok(space) => {
+        let seen = pool::observe_space(&open.path).and_then(|it| Ok((it, pool::observe_file_system(&open.path)?)));
+        match seen {
+            Ok((space, file_system)) => {
+                pool.file_system = file_system;
                 pool.ready = true;
                 pool.size_bytes = space.size_bytes;
                 pool.free_bytes = space.free_bytes;

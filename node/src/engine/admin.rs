@@ -92,6 +92,7 @@ impl Worker {
                     reason: String::new(),
                     version,
                     pool: engine.pool().map(|path| path.display().to_string()).unwrap_or_default(),
+                    pool_file_system: engine.pool_file_system().unwrap_or_default(),
                 }
             }
             Err(failure) => proto::EngineIdentity {

@@ -23,7 +23,7 @@ use crate::failure::{Failure, chain};
 use crate::first_config::first_config;
 use crate::spec::Spec;
 use crate::state_dir::StateDir;
-use crate::{host, input};
+use crate::{host, input, pool};
 
 /// How long a snapshot of a volume may take: its loop answers between two turns.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(4);
@@ -42,6 +42,8 @@ pub(super) struct EnginePort {
     engine: Arc<Engine>,
     cluster: Mutex<Arc<Cluster>>,
     state: StateDir,
+    /// Which file system the pool was on when it was opened.
+    pool_file_system: Mutex<Option<String>>,
     /// The way to Leases, where the cluster file names a kubeconfig.
     leases: Option<Arc<LeaseWay>>,
 }
@@ -73,6 +75,9 @@ impl EnginePort {
     /// The whole chain of why it does not start.
     pub(super) fn start(place: &Place, pool: Option<PathBuf>) -> Result<Self, Failure> {
         let cluster = place.nodes.get();
+        let look = |path: &PathBuf| pool::observe_file_system(path);
+        let file_system =
+            pool.as_ref().map(look).transpose().map_err(|error| Failure::of_host("look at the pool", &error))?;
         let leases = LeaseWay::start(&cluster, &place.me).map_err(|error| Failure::of_host("start", &error))?;
         let config = EngineConfig {
             leases: leases.clone().map(|leases| leases as Arc<dyn LeasePort>),
@@ -83,7 +88,8 @@ impl EnginePort {
         if let Some(leases) = &leases {
             leases.tell(&engine);
         }
-        Ok(Self { engine, cluster: Mutex::new(cluster), state: place.state.clone(), leases })
+        let (cluster, pool_file_system) = (Mutex::new(cluster), Mutex::new(file_system));
+        Ok(Self { engine, cluster, state: place.state.clone(), pool_file_system, leases })
     }
 
     /// Why the last request to the API server for a volume failed, if it did.
@@ -100,12 +106,26 @@ impl EnginePort {
         self.engine.pool()
     }
 
+    /// Which file system that was on when it was opened.
+    pub(super) fn pool_file_system(&self) -> Option<String> {
+        self.pool_file_system.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Opens the replicas of a prepared pool. Idempotent.
     pub(super) fn open_pool(&self, path: &std::path::Path) -> Result<(), Failure> {
+        let host = |error: &std::io::Error| Failure::of_host("open the pool", error);
+        let found = pool::observe_file_system(path).map_err(|error| host(&error))?;
+        let mut opened = self.pool_file_system.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = || Failure::state_forbids("the engine has another pool");
+        if opened.as_ref().is_some_and(|opened| *opened != found) {
+            return Err(other());
+        }
         self.engine.open_pool(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::state_forbids("the engine has another pool"),
-            _ => Failure::of_host("open the pool", &error),
-        })
+            std::io::ErrorKind::AlreadyExists => other(),
+            _ => host(&error),
+        })?;
+        *opened = Some(found);
+        Ok(())
     }
 
     /// Tells where a node is on the dedicated network.

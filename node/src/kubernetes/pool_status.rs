@@ -96,13 +96,18 @@ fn ready(facts: &Facts<'_>, engine: Option<&proto::EngineIdentity>) -> (bool, &'
             (false, "Opening", "the engine has not taken it yet".to_owned())
         }
         // Its storage was changed: an engine takes one pool in its life.
-        Some(pool) if engine.is_some_and(|engine| engine.pool != pool.path) => {
-            let old = engine.map_or("", |engine| &engine.pool);
-            let message = format!("the engine still has the pool {old}: restart it by deleting its pod");
+        Some(pool) if engine.is_some_and(|engine| is_other(pool, engine)) => {
+            let message =
+                "the engine still has the pool that was here before: restart it by deleting its pod".to_owned();
             (false, "OtherPool", message)
         }
         Some(_) => (true, "Open", String::new()),
     }
+}
+
+/// Devices are mounted one after the other at the same path, and may cover what was a directory.
+fn is_other(pool: &proto::Pool, engine: &proto::EngineIdentity) -> bool {
+    (&engine.pool, &engine.pool_file_system) != (&pool.path, &pool.file_system)
 }
 
 fn engine_ready(facts: &Facts<'_>, engine: Option<&proto::EngineIdentity>) -> (bool, &'static str, String) {
@@ -192,10 +197,13 @@ mod tests {
         let closed = status(closed, None);
         assert!(!is_true(&closed.conditions, READY) && !is_true(&closed.conditions, ENGINE_READY));
         assert!(closed.conditions.iter().any(|condition| condition.message == "no such disk"));
+        let covered = pool(0).map(|pool| proto::Pool { file_system: "8:1".to_owned(), ..pool });
+        let other = status(covered, engine(7));
+        assert!(!is_true(&other.conditions, READY), "another device is mounted over it: {other:?}");
         let moved = pool(0).map(|pool| proto::Pool { path: "/q".to_owned(), ..pool });
         let moved = status(moved, engine(7));
         assert!(!is_true(&moved.conditions, READY), "nothing is placed in a pool that its engine left");
-        assert!(moved.conditions.iter().any(|condition| condition.message.contains("/p: restart it")));
+        assert!(moved.conditions.iter().any(|condition| condition.message.contains("deleting its pod")));
         let other = status(pool(0), engine(8));
         assert_eq!(other.incarnation, 0, "another node's engine is not this one's");
         assert!(!is_true(&other.conditions, ENGINE_READY));

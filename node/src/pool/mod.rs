@@ -7,7 +7,10 @@ mod device;
 mod directory;
 pub mod marker;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{major, minor};
 
 use crate::cluster::PoolPlace;
 use crate::host::tool::RunToolError;
@@ -31,6 +34,15 @@ pub struct Space {
     pub size_bytes: u64,
     /// What replicas may still fill.
     pub free_bytes: u64,
+}
+
+/// Which file system a pool is on now: `major:minor` of the device below it. Another one may be mounted at the same path.
+///
+/// # Errors
+/// The path cannot be looked at.
+pub fn observe_file_system(path: &Path) -> std::io::Result<String> {
+    let device = std::fs::metadata(path)?.dev();
+    Ok(format!("{}:{}", major(device), minor(device)))
 }
 
 /// Why a pool is not opened.
