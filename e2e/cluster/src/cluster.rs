@@ -89,9 +89,34 @@ impl Cluster {
     /// Deletes a pod and waits until it is gone.
     ///
     /// # Errors
-    /// It is not within a minute.
+    /// It is not within two minutes.
     pub fn delete_pod(&self, namespace: &str, pod: &str) -> Result<()> {
-        self.kubectl(&["delete", "pod", "-n", namespace, pod, "--wait=true", "--timeout=60s"]).map(|_| ())
+        self.kubectl(&["delete", "pod", "-n", namespace, pod, "--wait=true", "--timeout=120s"]).map(|_| ())
+    }
+
+    /// Deletes the pod of one of our workloads on a node, which gets another one, and waits until it is gone.
+    ///
+    /// # Errors
+    /// There is none, or it is not gone within two minutes.
+    pub fn delete_pod_of(&self, component: &str, node: &str) -> Result<()> {
+        self.delete_pod(SYSTEM, &self.pod_of(component, node)?)
+    }
+
+    /// Writes so many MiB of chance to `/data/file` of a pod, durably; gives their sum.
+    ///
+    /// # Errors
+    /// The write failed, with what the pod said.
+    pub fn write_file(&self, namespace: &str, pod: &str, mib: u32) -> Result<String> {
+        self.exec(namespace, pod, &format!("dd if=/dev/urandom of=/data/file bs=1M count={mib} conv=fsync"))?;
+        self.file_sum(namespace, pod)
+    }
+
+    /// The sum of `/data/file` of a pod.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn file_sum(&self, namespace: &str, pod: &str) -> Result<String> {
+        self.exec(namespace, pod, "sha256sum /data/file | cut -c1-64")
     }
 
     /// The mounted size of a pod's `/data`, in KiB.
@@ -219,13 +244,7 @@ impl Cluster {
     /// # Errors
     /// They are not within `limit`.
     pub fn wait_in_sync(&self, volume: &str, limit: Duration) -> Result<()> {
-        let mut last = String::new();
-        until_true(limit, &format!("volume {volume} in sync"), || {
-            let Some(object) = self.get("mirrorvolume", "", volume)? else { return Ok(false) };
-            last = object["status"].to_string();
-            Ok(object["status"]["state"] == "UpToDate")
-        })
-        .with_context(|| format!("its status: {last}"))
+        self.wait_state(volume, "UpToDate", limit)
     }
 
     /// Waits until a volume's state is this.
@@ -233,9 +252,21 @@ impl Cluster {
     /// # Errors
     /// It is not within `limit`.
     pub fn wait_state(&self, volume: &str, state: &str, limit: Duration) -> Result<()> {
+        let mut last = String::new();
         until_true(limit, &format!("volume {volume} is {state}"), || {
-            Ok(self.get("mirrorvolume", "", volume)?.is_some_and(|volume| volume["status"]["state"] == state))
+            let Some(object) = self.get("mirrorvolume", "", volume)? else { return Ok(false) };
+            last = object["status"].to_string();
+            Ok(object["status"]["state"] == state)
         })
+        .with_context(|| format!("its status: {last}"))
+    }
+
+    /// Waits until no volume is left.
+    ///
+    /// # Errors
+    /// One is after `limit`.
+    pub fn wait_no_volume(&self, limit: Duration) -> Result<()> {
+        until_true(limit, "no volume is left", || Ok(self.list("mirrorvolume", "")?.is_empty()))
     }
 
     /// How many of these nodes still have their drain guard.
@@ -295,6 +326,15 @@ impl Cluster {
         Ok(pods.iter().map(|pod| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]))).collect())
     }
 
+    /// The pod of one of our workloads on a node.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn pod_of(&self, component: &str, node: &str) -> Result<String> {
+        let found = self.pods_of(component)?.into_iter().find(|(_, at)| at == node);
+        found.map(|(pod, _)| pod).with_context(|| format!("no pod of {component} is on {node}"))
+    }
+
     /// The node on which the holder of a leader's Lease runs: holders are named by their pods.
     ///
     /// # Errors
@@ -317,6 +357,13 @@ impl Cluster {
         let first = lines.len().saturating_sub(12);
         format!("events of {namespace}:\n{}", lines[first..].join("\n"))
     }
+
+    /// The same, and how all our pools, volumes and their parts are.
+    #[must_use]
+    pub fn seen(&self, namespace: &str) -> String {
+        let objects = self.kubectl(&["get", "mirrorpools,mirrorvolumes,mirrorreplicas", "-o", "wide"]);
+        format!("{}\n{}", objects.unwrap_or_else(|error| error.to_string()), self.events(namespace))
+    }
 }
 
 /// The text of a JSON string; empty for anything else.
@@ -336,6 +383,11 @@ pub fn is_ready(pod: &Value) -> bool {
 /// Whether an object has a condition of this type with this status.
 #[must_use]
 pub fn has_condition(object: &Value, kind: &str, status: &str) -> bool {
-    let conditions = object["status"]["conditions"].as_array();
-    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == kind && one["status"] == status))
+    condition(object, kind).is_some_and(|one| one["status"] == status)
+}
+
+/// An object's condition of this type.
+#[must_use]
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|one| one["type"] == kind)
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cluster     kubectl and what one waits for        nodes      containers of kind's nodes: killed, paused, cut off
-//! workload    claims and pods by name               ledger     records that a pod writes, and who counts them
+//! plugin      a node's CSI plugin, in /proc         collector  what writers in pods were told is safe
+//! workload    claims and pods by name               ledger     records that a pod writes
 //! scenarios   one function each, a sentence each    timeline   where the seconds of a fail-over went
 //! levels      what is measured
 //! ```
@@ -15,6 +16,7 @@ pub mod collector;
 pub mod ledger;
 pub mod levels;
 pub mod nodes;
+pub mod plugin;
 pub mod scenarios;
 pub mod timeline;
 pub mod wait;

@@ -66,7 +66,7 @@ pub fn pause_node(node: &str) -> Result<Paused> {
     bail!("the processes of {node} do not stay the same")
 }
 
-/// A paused node: goes on when this is dropped.
+/// What was stopped of a node: goes on when this is dropped.
 #[derive(Debug)]
 pub struct Paused {
     stopped: Vec<i32>,
@@ -80,18 +80,27 @@ impl Drop for Paused {
     }
 }
 
-/// Process ids, as seen here, of everything that runs in a node, pods included.
-fn processes(node: &str) -> Result<Vec<i32>> {
+/// The first process of a node, as seen here.
+///
+/// # Errors
+/// The node does not run.
+pub fn init_of(node: &str) -> Result<u32> {
     let init: u32 = docker(&["inspect", "-f", "{{.State.Pid}}", node])?.trim().parse().context("process id")?;
     if init == 0 {
         bail!("node {node} does not run");
     }
+    Ok(init)
+}
+
+/// Process ids, as seen here, of everything that runs in a node, pods included.
+fn processes(node: &str) -> Result<Vec<i32>> {
     let mut found = Vec::new();
-    collect_tree(init, &mut found);
+    collect_tree(init_of(node)?, &mut found);
     Ok(found)
 }
 
-fn collect_tree(pid: u32, found: &mut Vec<i32>) {
+/// A process and what it started.
+pub(crate) fn collect_tree(pid: u32, found: &mut Vec<i32>) {
     let Ok(raw) = i32::try_from(pid) else { return };
     found.push(raw);
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
@@ -119,25 +128,55 @@ pub fn kill_engine(node: &str) -> Result<()> {
     signal_matching(node, "lockstep-engine", Signal::SIGKILL, |first| first == "worker").map(|_| ())
 }
 
-/// Of those whose first argument matches.
+/// Stops the processes of a node whose command begins with `program`, until the guard is dropped.
+///
+/// # Errors
+/// There is none.
+pub fn stop_program(node: &str, program: &str) -> Result<Paused> {
+    let stopped = matching(node, program, |_| true)?;
+    for pid in &stopped {
+        let _ = kill(Pid::from_raw(*pid), Signal::SIGSTOP);
+    }
+    Ok(Paused { stopped })
+}
+
+/// The process of a node whose command is `program` with this first argument.
+///
+/// # Errors
+/// There is none.
+pub fn process_of(node: &str, program: &str, argument: &str) -> Result<u32> {
+    let found = matching(node, program, |first| first == argument).with_context(|| format!("{program} {argument}"))?;
+    u32::try_from(found[0]).context("process id")
+}
+
+/// Kills a process.
+///
+/// # Errors
+/// There is none of this number.
+pub fn kill_process(pid: u32) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(pid).context("process id")?);
+    kill(pid, Signal::SIGKILL).with_context(|| format!("kill process {pid}"))
+}
+
 fn signal_matching(node: &str, program: &str, signal: Signal, matches: impl Fn(&str) -> bool) -> Result<usize> {
-    let mut count = 0;
-    for pid in processes(node)? {
+    let signalled = |pid: &i32| kill(Pid::from_raw(*pid), signal).is_ok();
+    Ok(matching(node, program, matches)?.into_iter().filter(signalled).count())
+}
+
+/// Those whose command begins with `program` and whose first argument matches: one at least.
+fn matching(node: &str, program: &str, matches: impl Fn(&str) -> bool) -> Result<Vec<i32>> {
+    let mut found = processes(node)?;
+    found.retain(|pid| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();
         let mut words = command.split('\0');
         let name = words.next().unwrap_or_default().rsplit('/').next();
-        if name == Some(program)
-            && matches(words.next().unwrap_or_default())
-            && kill(Pid::from_raw(pid), signal).is_ok()
-        {
-            count += 1;
-        }
-    }
-    if count == 0 {
+        name == Some(program) && matches(words.next().unwrap_or_default())
+    });
+    if found.is_empty() {
         bail!("no {program} runs in {node}");
     }
-    Ok(count)
+    Ok(found)
 }
 
 /// Waits until Kubernetes says that a node is ready (or that it is not).

@@ -31,15 +31,11 @@ fn keeps_data_over_pods(stage: &Stage, claim: &Claim, fs: &str) -> Result<()> {
     cluster.wait_running(namespace, "first", RUNS_WITHIN)?;
     let mounted = cluster.exec(namespace, "first", "grep ' /data ' /proc/mounts")?;
     ensure!(mounted.contains(&format!(" {fs} ")), "expected {fs}: {mounted}");
-    let sum = cluster.exec(
-        namespace,
-        "first",
-        "dd if=/dev/urandom of=/data/file bs=1M count=32 conv=fsync 2>/dev/null; sha256sum /data/file | cut -c1-64",
-    )?;
+    let sum = cluster.write_file(namespace, "first", 32)?;
     cluster.delete_pod(namespace, "first")?;
     cluster.apply(&[Pod::idle("second", claim).object(cluster, namespace)])?;
     cluster.wait_running(namespace, "second", RUNS_WITHIN)?;
-    let again = cluster.exec(namespace, "second", "sha256sum /data/file | cut -c1-64")?;
+    let again = cluster.file_sum(namespace, "second")?;
     ensure!(sum == again, "the file changed: {sum} then {again}");
     Ok(())
 }
@@ -135,9 +131,19 @@ pub(super) fn expansion_online(stage: &Stage) -> Result<()> {
 }
 
 fn expand(stage: &Stage, writer: &str, size: &str, least_kib: u64) -> Result<()> {
-    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
+    ask_for_size(stage, size)?;
+    wait_expanded(stage, writer, size, least_kib)
+}
+
+/// Wants the claim `data` to have this size.
+pub(super) fn ask_for_size(stage: &Stage, size: &str) -> Result<()> {
     let patch = json!({"spec": {"resources": {"requests": {"storage": size}}}}).to_string();
-    cluster.kubectl(&["patch", "pvc", "-n", namespace, "data", "-p", &patch])?;
+    stage.cluster.kubectl(&["patch", "pvc", "-n", &stage.namespace, "data", "-p", &patch]).map(|_| ())
+}
+
+/// Waits until the claim `data` has it, in its writer's eyes too.
+pub(super) fn wait_expanded(stage: &Stage, writer: &str, size: &str, least_kib: u64) -> Result<()> {
+    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     until_true(RUNS_WITHIN, &format!("the claim has {size}"), || {
         Ok(cluster.get("pvc", namespace, "data")?.is_some_and(|claim| claim["status"]["capacity"]["storage"] == size))
     })?;

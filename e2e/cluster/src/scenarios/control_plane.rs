@@ -23,14 +23,18 @@ pub(crate) fn start_writer(stage: &Stage, writer: &str) -> Result<(String, Strin
     start_writer_in(stage, writer, Claim::new("data"))
 }
 
-/// The same with a claim `data` of another kind.
+/// The same with a claim of another kind.
 pub(super) fn start_writer_in(stage: &Stage, writer: &str, claim: Claim) -> Result<(String, String)> {
+    start_writer_as(stage, &Pod::recorder(writer, &claim, &stage.collector), &claim)
+}
+
+/// The same as this pod.
+pub(super) fn start_writer_as(stage: &Stage, pod: &Pod, claim: &Claim) -> Result<(String, String)> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let pod = Pod::recorder(writer, &claim, &stage.collector);
     cluster.apply(&[claim.object(namespace), pod.object(cluster, namespace)])?;
-    let node = cluster.wait_running(namespace, writer, RUNS_WITHIN)?;
-    stage.collector.wait_writing(writer, 0, RUNS_WITHIN)?;
-    let volume = cluster.mirror_volume(namespace, "data")?;
+    let node = cluster.wait_running(namespace, &pod.name, RUNS_WITHIN)?;
+    stage.collector.wait_writing(&pod.name, 0, RUNS_WITHIN)?;
+    let volume = cluster.mirror_volume(namespace, &claim.name)?;
     cluster.wait_in_sync(&volume, RUNS_WITHIN)?;
     Ok((node, volume))
 }
@@ -43,11 +47,16 @@ pub(super) fn other_replica(stage: &Stage, volume: &str, node: &str) -> Result<S
 
 /// The writer lived through all of it, without an error.
 pub(super) fn check_undisturbed(stage: &Stage, writer: &str) -> Result<Duration> {
+    check_undisturbed_since(stage, writer, 0)
+}
+
+/// The same of a writer that was to be started so many times before.
+pub(super) fn check_undisturbed_since(stage: &Stage, writer: &str, life: usize) -> Result<Duration> {
     stage.collector.wait_progress(writer, 50, RUNS_WITHIN)?;
     let lives = stage.collector.lives(writer);
-    ensure!(lives.len() == 1, "the writer was started {} times", lives.len());
-    ensure!(lives[0].errors.is_empty(), "the writer saw errors: {:?}", lives[0].errors);
-    Ok(lives[0].longest_gap)
+    ensure!(lives.len() == life + 1, "the writer was started {} times, not {}", lives.len(), life + 1);
+    ensure!(lives[life].errors.is_empty(), "the writer saw errors: {:?}", lives[life].errors);
+    Ok(lives[life].longest_gap)
 }
 
 pub(super) fn api_server_away(stage: &Stage) -> Result<()> {
@@ -181,7 +190,7 @@ pub(super) fn suspended_pod_deleted(stage: &Stage) -> Result<()> {
             Ok(last.is_some_and(|last| last.elapsed() > HANGS))
         })?;
         let start = Instant::now();
-        cluster.kubectl(&["delete", "pod", "-n", namespace, writer, "--wait=true", "--timeout=120s"])?;
+        cluster.delete_pod(namespace, writer)?;
         println!("    the pod of the suspended volume was gone after {:.1} s", start.elapsed().as_secs_f64());
         Ok::<(), anyhow::Error>(())
     })();
@@ -205,16 +214,13 @@ pub(super) fn plugin_and_kubelet_restarted(stage: &Stage) -> Result<()> {
     docker(&["exec", &node, "systemctl", "restart", "containerd", "kubelet"])?;
     stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
     check_undisturbed(stage, writer)?;
-    let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    cluster.kubectl(&["delete", "pod", "-n", namespace, writer, "--wait=true", "--timeout=120s"]).map(|_| ())
+    stage.cluster.delete_pod(&stage.namespace, writer)
 }
 
 pub(super) fn engine_pod_deleted_under_writer(stage: &Stage) -> Result<()> {
     let writer = "engine-pod";
     let (node, volume) = start_writer(stage, writer)?;
-    let engines = stage.cluster.pods_of("engine")?;
-    let (pod, _) = engines.into_iter().find(|(_, at)| *at == node).context("the engine's pod")?;
-    stage.cluster.kubectl(&["delete", "pod", "-n", SYSTEM, &pod, "--wait=true", "--timeout=120s"])?;
+    stage.cluster.delete_pod_of("engine", &node)?;
     stage.collector.wait_progress(writer, 100, RUNS_WITHIN)?;
     stage.cluster.wait_in_sync(&volume, Duration::from_secs(120))?;
     let gap = check_undisturbed(stage, writer)?;

@@ -73,7 +73,7 @@ pub(super) fn namespace_deleted_while_a_node_is_away(stage: &Stage) -> Result<()
     wait_nothing_left(stage, &volume, &[&node, &peer])
 }
 
-fn wait_nothing_left(stage: &Stage, volume: &str, on: &[&str]) -> Result<()> {
+pub(super) fn wait_nothing_left(stage: &Stage, volume: &str, on: &[&str]) -> Result<()> {
     let cluster = &stage.cluster;
     for node in on {
         nodes::wait_node_ready(cluster, node, true, BACK_WITHIN)?;

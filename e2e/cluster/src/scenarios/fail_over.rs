@@ -7,8 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::Stage;
 use super::basics::RUNS_WITHIN;
 use super::control_plane::{check_undisturbed, other_replica, start_writer};
-use super::features::{class, drop_class};
-use crate::cluster::SYSTEM;
+use super::features::with_replicas_on;
 use crate::nodes::{self, docker};
 use crate::timeline::Timeline;
 use crate::wait::{until, until_true};
@@ -19,6 +18,9 @@ const ELSEWHERE_WITHIN: Duration = Duration::from_secs(90);
 
 /// A node that was lost is back in the cluster, with its replicas in sync.
 pub(super) const BACK_WITHIN: Duration = Duration::from_secs(240);
+
+/// The Lease of the provisioner that leads.
+pub(super) const PROVISIONER: &str = "csi-lockstep-storage";
 
 /// How a node is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,7 @@ pub(super) fn leaders_node_killed(stage: &Stage) -> Result<()> {
 }
 
 pub(super) fn provisioners_node_killed(stage: &Stage) -> Result<()> {
-    lose_leader(stage, "csi-lockstep-storage")?;
+    lose_leader(stage, PROVISIONER)?;
     // Another provisioner takes over.
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let claim = Claim::new("later");
@@ -121,10 +123,7 @@ fn lose_leader(stage: &Stage, lease: &str) -> Result<()> {
         if workers.contains(&node) {
             return Ok(Some(node));
         }
-        let pods = cluster.pods_of("controller")?;
-        for (pod, _) in pods.iter().filter(|(_, at)| *at == node) {
-            cluster.delete_pod(SYSTEM, pod)?;
-        }
+        cluster.delete_pod_of("controller", &node)?;
         Ok(None)
     })?;
     lose_node_of(stage, Loss::Killed, &Claim::new("volume"), Some(&node)).map(|_| ())
@@ -132,23 +131,11 @@ fn lose_leader(stage: &Stage, lease: &str) -> Result<()> {
 
 /// Only two nodes have storage, and the third vote is the configuration Lease.
 pub(super) fn node_killed_with_lease_arbiter(stage: &Stage) -> Result<()> {
-    let cluster = &stage.cluster;
-    let label = format!("{}=yes", stage.namespace);
-    let pair: Vec<String> = cluster.workers()?.into_iter().take(2).collect();
-    for node in &pair {
-        cluster.kubectl(&["label", "mirrorpool", node, "--overwrite", &label])?;
-    }
-    let class = class(stage, |class| {
-        class["parameters"]["arbiter"] = "lease".into();
-        class["parameters"]["poolSelector"] = label.clone().into();
-    })?;
-    let claim = Claim::new("volume").class(&class);
-    let lost = lose_node_of(stage, Loss::Killed, &claim, Some(&pair[0]));
-    for node in &pair {
-        cluster.kubectl(&["label", "mirrorpool", node, &format!("{}-", stage.namespace)])?;
-    }
-    lost?;
-    drop_class(stage)
+    let pair: Vec<String> = stage.cluster.workers()?.into_iter().take(2).collect();
+    with_replicas_on(stage, &pair, "lease", |class| {
+        let claim = Claim::new("volume").class(class);
+        lose_node_of(stage, Loss::Killed, &claim, Some(&pair[0])).map(|_| ())
+    })
 }
 
 /// The API server's node dies: writers do not notice. A writer's node dies meanwhile: its pod moves when the API server is back.

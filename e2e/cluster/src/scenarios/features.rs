@@ -31,6 +31,29 @@ pub(crate) fn drop_class(stage: &Stage) -> Result<()> {
     stage.cluster.kubectl(&["delete", "storageclass", &stage.namespace]).map(|_| ())
 }
 
+/// A class with this arbiter whose volumes have their replicas on these nodes, for as long as `body` runs.
+pub(super) fn with_replicas_on(
+    stage: &Stage,
+    nodes: &[String],
+    arbiter: &str,
+    body: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
+    let (cluster, label) = (&stage.cluster, format!("{}=yes", stage.namespace));
+    for node in nodes {
+        cluster.kubectl(&["label", "mirrorpool", node, "--overwrite", &label])?;
+    }
+    let class = class(stage, |class| {
+        class["parameters"]["arbiter"] = arbiter.into();
+        class["parameters"]["poolSelector"] = label.into();
+    })?;
+    let result = body(&class);
+    for node in nodes {
+        cluster.kubectl(&["label", "mirrorpool", node, &format!("{}-", stage.namespace)])?;
+    }
+    result?;
+    drop_class(stage)
+}
+
 pub(super) fn immediate_binding(stage: &Stage) -> Result<()> {
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
     let class = class(stage, |class| class["volumeBindingMode"] = "Immediate".into())?;

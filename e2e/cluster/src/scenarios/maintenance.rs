@@ -92,7 +92,7 @@ pub(super) fn engine_upgraded_under_writer(stage: &Stage) -> Result<()> {
     let writer = "upgraded";
     let cluster = &stage.cluster;
     let (node, volume) = start_writer(stage, writer)?;
-    let (before, _) = engine_of(cluster, &node)?;
+    let before = cluster.pod_of("engine", &node)?;
     let engines = cluster.get("daemonset", SYSTEM, "lockstep-engine")?.context("the engines")?;
     let image = crate::cluster::text(&engines["spec"]["template"]["spec"]["containers"][0]["image"]);
     let (name, tag) = image.rsplit_once(':').context("an image with a tag")?;
@@ -103,17 +103,12 @@ pub(super) fn engine_upgraded_under_writer(stage: &Stage) -> Result<()> {
         docker(&["exec", node, "ctr", "-n", "k8s.io", "images", "tag", "--force", &image, &format!("{name}:{next}")])?;
     }
     cluster.helm_upgrade(&[&format!("engine.image.tag={next}")])?;
-    let (after, _) = engine_of(cluster, &node)?;
+    let after = cluster.pod_of("engine", &node)?;
     ensure!(before != after, "the engine's pod {before} was not replaced");
     cluster.wait_in_sync(&volume, BACK_WITHIN)?;
     let gap = check_undisturbed(stage, writer)?;
     println!("    longest gap while all engines were upgraded: {:.2} s", gap.as_secs_f64());
     Ok(())
-}
-
-fn engine_of(cluster: &Cluster, node: &str) -> Result<(String, String)> {
-    let mut engines = cluster.pods_of("engine")?.into_iter();
-    engines.find(|(_, at)| at == node).with_context(|| format!("the pod of the engine of {node}"))
 }
 
 /// A value that restarts the node's program and the controller.

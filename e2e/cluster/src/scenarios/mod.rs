@@ -7,6 +7,8 @@ mod fail_over;
 pub(crate) mod features;
 mod maintenance;
 mod moves;
+mod pools;
+mod replays;
 
 use std::time::Duration;
 
@@ -64,6 +66,7 @@ pub const ALL: &[Scenario] = &[
     scenario("two-pods-of-one-node", features::two_pods_of_one_node),
     scenario("attributes-class", features::attributes_class),
     scenario("discard-gives-space-back", features::discard_gives_space_back),
+    scenario("pool-full-under-a-thin-volume", pools::pool_full_under_a_thin_volume),
     scenario("edits-by-hand-are-refused", deletions::edits_by_hand_are_refused),
     scenario("volume-deleted-by-hand-in-use", deletions::volume_deleted_by_hand_in_use),
     scenario("claim-deleted-while-a-node-is-away", deletions::claim_deleted_while_a_node_is_away),
@@ -84,6 +87,7 @@ pub const ALL: &[Scenario] = &[
     scenario("engine-pod-deleted-under-writer", control_plane::engine_pod_deleted_under_writer),
     scenario("peers-engine-stopped-and-killed", control_plane::peers_engine_stopped_and_killed),
     scenario("plugin-and-kubelet-restarted", control_plane::plugin_and_kubelet_restarted),
+    scenario("plugin-killed-at-each-csi-step", replays::plugin_killed_at_each_csi_step),
     scenario("api-server-away", control_plane::api_server_away),
     scenario("cut-between-two-nodes", control_plane::cut_between_two_nodes),
     scenario("api-cut-for-the-writers-node", control_plane::api_cut_for_the_writers_node),
@@ -129,8 +133,8 @@ pub(crate) fn on_stage<T>(
     cluster.delete_namespace(&namespace, gone_within)?;
     cluster.ensure_namespace(&namespace)?;
     let stage = Stage { cluster: cluster.clone(), collector: collector.clone(), namespace: namespace.clone() };
-    let result = body(&stage).with_context(|| cluster.events(&namespace))?;
+    let result = body(&stage).with_context(|| cluster.seen(&namespace))?;
     cluster.delete_namespace(&namespace, gone_within)?;
-    crate::wait::until_true(gone_within, "no volume is left", || Ok(cluster.list("mirrorvolume", "")?.is_empty()))?;
+    cluster.wait_no_volume(gone_within)?;
     Ok(result)
 }

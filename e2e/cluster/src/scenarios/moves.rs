@@ -19,11 +19,7 @@ pub(super) fn moves_between_nodes(stage: &Stage) -> Result<()> {
     let workers = cluster.workers()?;
     cluster.apply(&[claim.object(namespace), Pod::idle("pod-0", &claim).on(&workers[0]).object(cluster, namespace)])?;
     cluster.wait_running(namespace, "pod-0", RUNS_WITHIN)?;
-    let sum = cluster.exec(
-        namespace,
-        "pod-0",
-        "dd if=/dev/urandom of=/data/file bs=1M count=16 conv=fsync 2>/dev/null; sha256sum /data/file | cut -c1-64",
-    )?;
+    let sum = cluster.write_file(namespace, "pod-0", 16)?;
     let volume = cluster.mirror_volume(namespace, "data")?;
     let with = cluster.replica_nodes(&volume)?;
     ensure!(with.contains(&workers[0]), "the first consumer's node {} has no replica: {with:?}", workers[0]);
@@ -35,7 +31,7 @@ pub(super) fn moves_between_nodes(stage: &Stage) -> Result<()> {
         cluster.delete_pod(namespace, &before)?;
         cluster.apply(&[Pod::idle(&name, &claim).on(node).object(cluster, namespace)])?;
         cluster.wait_running(namespace, &name, RUNS_WITHIN)?;
-        let again = cluster.exec(namespace, &name, "sha256sum /data/file | cut -c1-64")?;
+        let again = cluster.file_sum(namespace, &name)?;
         ensure!(sum == again, "on {node} the file is another: {again}");
         before = name;
     }
