@@ -215,6 +215,18 @@ impl Cluster {
         self.kubectl(&["exec", "-n", namespace, pod, "--", "sh", "-ec", script])
     }
 
+    /// A volume as the engine of a node sees it.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub fn volume_status(&self, node: &str, volume: &str) -> Result<Value> {
+        let pod = self.pod_of("node", node)?;
+        let mut words = vec!["exec", "-n", SYSTEM, &pod, "--", "lockstep", "--node", "/var/lib/lockstep/node.sock"];
+        words.extend(["--output", "json", "volume", "status", volume]);
+        let told = self.kubectl(&words)?;
+        serde_json::from_str(&told).with_context(|| format!("node {node} says {told}"))
+    }
+
     /// The name of the volume that a claim is bound to.
     ///
     /// # Errors

@@ -12,7 +12,6 @@ use lockstep_proto::node::v1 as proto;
 use tokio::sync::Notify;
 
 use super::objects::{Objects, request};
-use super::part_step::is_resizer;
 
 /// Events that wait; older ones are dropped. They say what happened: who wants to know how it is reads the status.
 const WAITING_MAX: usize = 64;
@@ -115,8 +114,9 @@ impl Events {
 
 /// What of an engine's event people are told, and whether this node is the one to tell it.
 pub(super) fn happened(event: &proto::VolumeEvent, status: &proto::VolumeStatus, me: &str) -> Option<Happened> {
-    // Of what all members see, one tells.
-    let speaks = is_resizer(status, me);
+    // Of what all members see, one tells: the writer, of several the first, else the first in-sync replica.
+    let speaker = status.writers.iter().min().or_else(|| status.in_sync.iter().min());
+    let speaks = speaker.is_some_and(|first| first == me);
     let (reason, warning) = match event.name.as_str() {
         "fenced" => ("Fenced", true),
         "replica_failed" => ("ReplicaFailed", true),

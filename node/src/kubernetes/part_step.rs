@@ -114,14 +114,15 @@ fn was_made(object: &MirrorReplica) -> bool {
     })
 }
 
-/// Whether this node is the one that makes the volume larger: the writer, of several the first, else the first in-sync replica.
-pub(super) fn is_resizer(engine: &proto::VolumeStatus, me: &str) -> bool {
-    engine.writers.iter().min().or_else(|| engine.in_sync.iter().min()).is_some_and(|first| first == me)
+/// Whether this node is the one that changes the volume's size and settings: the first in-sync replica. A writer may have no more than an
+/// attachment, whose object says nothing of what is wanted.
+pub(super) fn is_changer(engine: &proto::VolumeStatus, me: &str) -> bool {
+    engine.in_sync.iter().min().is_some_and(|first| first == me)
 }
 
-/// A setting that is to be another one, and that this node changes: the first in-sync replica does.
+/// A setting that is to be another one, and that this node changes.
 pub(super) fn wanted_setting(spec: &MirrorReplicaSpec, engine: &proto::VolumeStatus, me: &str) -> Option<Work> {
-    if engine.in_sync.iter().min().is_none_or(|first| first != me) {
+    if !is_changer(engine, me) {
         return None;
     }
     let ack = spec.ack.map(|ack| match ack {
@@ -158,7 +159,7 @@ pub(super) fn surplus_member(spec: &MirrorReplicaSpec, engine: &proto::VolumeSta
 
 #[cfg(test)]
 mod tests {
-    use super::{Facts, Step, Work, is_resizer, plan_step, surplus_member, wanted_setting};
+    use super::{Facts, Step, Work, is_changer, plan_step, surplus_member, wanted_setting};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use lockstep_api::{Ack, Member, MirrorReplica, MirrorReplicaStatus, Phase, ReplicaRole, WritePriority, names};
     use lockstep_proto::node::v1 as proto;
@@ -334,8 +335,9 @@ mod tests {
             in_sync: names(in_sync),
             ..Default::default()
         };
-        assert!(is_resizer(&status(&["c"], &["a", "b"]), "c") && !is_resizer(&status(&["c"], &["a", "b"]), "a"));
-        assert!(is_resizer(&status(&[], &["b", "a"]), "a") && !is_resizer(&status(&[], &["b", "a"]), "b"));
-        assert!(!is_resizer(&status(&[], &[]), "a"));
+        // A writer on a node without a replica is told of no size.
+        assert!(is_changer(&status(&["c"], &["b", "a"]), "a"));
+        assert!(!is_changer(&status(&["c"], &["b", "a"]), "b") && !is_changer(&status(&["c"], &["b", "a"]), "c"));
+        assert!(!is_changer(&status(&[], &[]), "a"));
     }
 }

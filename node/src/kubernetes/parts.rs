@@ -17,7 +17,7 @@ use super::cluster_agent::ClusterAgent;
 use super::events::{happened, newer};
 use super::health::Health;
 use super::part_status::{Known, is_worth_sending, part_status};
-use super::part_step::{Facts, Step, is_resizer, plan_step, surplus_member, wanted_setting};
+use super::part_step::{Facts, Step, is_changer, plan_step, surplus_member, wanted_setting};
 use super::part_work::Work;
 use crate::failure::{Failure, Kind};
 
@@ -266,7 +266,7 @@ impl Parts {
         }
         let (spec, me) = (&object.spec, &object.spec.node_name);
         let size_bytes = spec.size_bytes.and_then(|size| u64::try_from(size).ok());
-        if let Some(size_bytes) = size_bytes.filter(|size| *size > engine.size_bytes && is_resizer(engine, me)) {
+        if let Some(size_bytes) = size_bytes.filter(|size| *size > engine.size_bytes && is_changer(engine, me)) {
             return Some(Work::Resize { size_bytes });
         }
         if let Some(work) = wanted_setting(spec, engine, me) {

@@ -175,7 +175,11 @@ pub(super) fn attributes_class(stage: &Stage) -> Result<()> {
     let writer = "attributes";
     let (_, volume) = start_writer(stage, writer)?;
     let (cluster, namespace) = (&stage.cluster, stage.namespace.as_str());
-    let wanted = "lockstep-gentle-resync";
+    let wanted = "lockstep-durable";
+    cluster.apply(&[json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": wanted},
+        "driverName": "csi.lockstep.storage", "parameters": {"resyncRate": "50MiB", "ack": "durable"},
+    })])?;
     let patch = json!({"spec": {"volumeAttributesClassName": wanted}}).to_string();
     cluster.kubectl(&["patch", "pvc", "-n", namespace, "data", "-p", &patch])?;
     until_true(RUNS_WITHIN, "the claim has the attributes", || {
@@ -184,7 +188,13 @@ pub(super) fn attributes_class(stage: &Stage) -> Result<()> {
     })?;
     let object = cluster.get("mirrorvolume", "", &volume)?.unwrap_or_default();
     ensure!(object["spec"]["resyncRate"] == 50 << 20, "the volume's settings: {}", object["spec"]);
-    check_undisturbed(stage, writer).map(|_| ())
+    // The engines go by it when the first replica in sync had it decided.
+    let node = cluster.replica_nodes(&volume)?.remove(0);
+    until_true(RUNS_WITHIN, "writes are acknowledged when they are durable", || {
+        Ok(cluster.volume_status(&node, &volume)?["ack"] == "durable")
+    })?;
+    check_undisturbed(stage, writer)?;
+    cluster.kubectl(&["delete", "volumeattributesclass", wanted, "--wait=false"]).map(|_| ())
 }
 
 /// A file that is gone costs no room any more, on any node, once somebody trims.
