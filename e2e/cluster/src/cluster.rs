@@ -370,11 +370,17 @@ impl Cluster {
         format!("events of {namespace}:\n{}", lines[first..].join("\n"))
     }
 
-    /// The same, and how all our pools, volumes and their parts are.
+    /// The same, what its pods said last, and how all our pools, volumes and their parts are.
     #[must_use]
     pub fn seen(&self, namespace: &str) -> String {
-        let objects = self.kubectl(&["get", "mirrorpools,mirrorvolumes,mirrorreplicas", "-o", "wide"]);
-        format!("{}\n{}", objects.unwrap_or_else(|error| error.to_string()), self.events(namespace))
+        let show = |words: &[&str]| self.kubectl(words).unwrap_or_else(|error| format!("{error}\n"));
+        let mut seen = show(&["get", "mirrorpools,mirrorvolumes,mirrorreplicas", "-o", "wide"]);
+        for pod in self.list("pods", namespace).unwrap_or_default() {
+            let name = text(&pod["metadata"]["name"]);
+            seen +=
+                &format!("{name} says:\n{}", show(&["logs", "-n", namespace, &name, "--all-containers", "--tail=3"]));
+        }
+        seen + &self.events(namespace)
     }
 }
 

@@ -85,4 +85,5 @@ pub enum Broken {
     ResumesAnything = 78,
     WantedUnheard = 79,
     SetBeforeInstalled = 80,
+    FencedByAnyChange = 81,
 }

@@ -22,7 +22,7 @@ const fn variant(broken: Broken, scenarios: &'static [&'static str], runs_max: u
 }
 
 /// Every variant of `docs/mirroring.md`.
-pub const VARIANTS: [Variant; 80] = [
+pub const VARIANTS: [Variant; 81] = [
     variant(Broken::JoinByOneSwap, &["pair", "three"], 200),
     variant(Broken::JoinWithoutFlush, &["chain", "pair", "three", "diskless"], 200),
     variant(Broken::JoiningOutsideFlush, &["pair", "three", "reader"], 200),
@@ -103,6 +103,7 @@ pub const VARIANTS: [Variant; 80] = [
     variant(Broken::ResumesAnything, &["returning-front"], 200),
     variant(Broken::WantedUnheard, &["place-wanted"], 200),
     variant(Broken::SetBeforeInstalled, &["operations"], 200),
+    variant(Broken::FencedByAnyChange, &["changed-meanwhile"], 200),
 ];
 
 /// The variant of this name or number.
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn every_variant_is_listed_once_and_its_scenarios_exist() {
         let numbers: std::collections::BTreeSet<u8> = VARIANTS.iter().map(|variant| variant.broken as u8).collect();
-        assert_eq!(numbers, (1..=80).collect());
+        assert_eq!(numbers, (1..=81).collect());
         assert_eq!(numbers.len(), VARIANTS.len());
         for variant in VARIANTS {
             assert!(variant.scenarios.iter().all(|name| crate::scenario::find(name).is_some()), "{variant:?}");

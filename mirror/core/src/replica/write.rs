@@ -665,8 +665,10 @@ impl Replica {
             self.attached_at = self.now;
         }
         let asked = self.operator.is_detaching();
-        let earlier = old.config.attached.get(&self.node).is_some_and(|a| a.recoverable);
-        if earlier && !was && !attached {
+        // Whatever else was decided meanwhile, this run may still take the place of the one before.
+        let listed = |run| self.view.is_attached(self.node, run) && !self.broken(broken!(FencedByAnyChange));
+        let earlier = old.config.attached.get(&self.node).filter(|a| a.recoverable).map(|a| a.incarnation);
+        if earlier.is_some_and(|run| !listed(run)) && !was && !attached {
             return self.fence();
         }
         if was && !attached {

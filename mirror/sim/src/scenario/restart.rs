@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::world::{Pattern, World};
 
 /// The scenarios of this file.
-pub const SCENARIOS: [Scenario; 9] = [
+pub const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "writer-dies",
         about: "a writer of a few hot blocks dies in the middle of its writes, more than once",
@@ -76,6 +76,13 @@ pub const SCENARIOS: [Scenario; 9] = [
         share: 3,
         plan: returning_plan,
         script: returning_front,
+    },
+    Scenario {
+        name: "changed-meanwhile",
+        about: "a writer's engine ends and comes back, and between the two the volume grows",
+        share: 1,
+        plan: changed_meanwhile_plan,
+        script: changed_meanwhile,
     },
     Scenario {
         name: "place-wanted",
@@ -421,15 +428,50 @@ fn returning_front(world: &mut World) {
         if world.rng.one_in(3) {
             let moment = world.rng.within(MS, world.plan.timing.absence_hold * 6 / 10);
             world.run_for(moment);
-            bring_up(world, writer);
-            let goes_on = move |world: &World| {
-                let front = &world.fronts[&writer];
-                front.attachment == attachment && !front.returning && world.is_idle()
-            };
-            if !reach(world, 8 * SECOND, "the front end goes on with its attachment", goes_on) {
+            if !goes_on(world, writer, attachment) {
                 return;
             }
         } else if !goes_elsewhere(world, writer, other) {
+            return;
+        }
+        world.operator_on = true;
+        busy(world);
+        let moment = world.rng.within(100 * MS, SECOND);
+        world.run_for(moment);
+    }
+}
+
+/// The writer's engine starts again, and its front end notices nothing.
+fn goes_on(world: &mut World, writer: NodeId, attachment: Option<u64>) -> bool {
+    bring_up(world, writer);
+    let goes_on = move |world: &World| {
+        let front = &world.fronts[&writer];
+        front.attachment == attachment && !front.returning && world.is_idle()
+    };
+    reach(world, 8 * SECOND, "the front end goes on with its attachment", goes_on)
+}
+
+fn changed_meanwhile_plan(rng: &mut Rng) -> Plan {
+    let mut plan = returning_plan(rng);
+    plan.expect.no_errors = true;
+    plan
+}
+
+/// The configuration changes while the writer's engine is down, and lists its attachment still.
+fn changed_meanwhile(world: &mut World) {
+    for _ in 0..world.rng.within(1, 3) {
+        if !warm(world) {
+            return;
+        }
+        let Some(writer) = world.writer() else { return };
+        let attachment = world.fronts[&writer].attachment;
+        end_in_mid_write(world, writer);
+        let others: Vec<NodeId> = world.plan.replicas.iter().copied().filter(|node| *node != writer).collect();
+        let Some(other) = world.rng.pick(&others) else { return };
+        let blocks = world.plan.size_blocks + world.rng.within(1, 100);
+        world.command(other, Command::Resize { blocks });
+        let grown = move |world: &World| world.checks.latest().size_blocks >= blocks;
+        if !reach(world, 8 * SECOND, "the volume grows", grown) || !goes_on(world, writer, attachment) {
             return;
         }
         world.operator_on = true;
