@@ -176,7 +176,9 @@ fn tie_breaker_with_an_empty_directory_has_no_vote() -> Result<()> {
     playground.restart("c", true)?;
     wait::until_ok("c takes part again", LEAVE_BOUND, || {
         let peers = playground.status("c", VOLUME)?.peers;
-        Ok(peers.iter().any(|peer| peer.node == "b" && peer.reachable).then_some(()))
+        // It never heard `a`, and says so: who judges whether `a` is dead asks all that could hear it.
+        let says = |node: &str, reachable| peers.iter().any(|it| it.node == node && it.reachable == reachable);
+        Ok((says("b", true) && says("a", false)).then_some(()))
     })?;
     // With one of two replicas away two of three votes are needed. To ask at c must not give it one either.
     for node in ["c", "b"] {

@@ -1,8 +1,10 @@
 //! The snapshot that people see.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 
 use super::Replica;
+use crate::ids::NodeId;
 use crate::range::BLOCK_BYTES;
 use crate::status::{DiskState, PeerStatus, ResyncProgress, Status};
 
@@ -10,14 +12,22 @@ impl Replica {
     /// A snapshot for people.
     #[must_use]
     pub fn status(&self) -> Status {
-        let peers = self.peers.iter().map(|(node, p)| PeerStatus {
-            node: *node,
-            // A session outlives a peer that died in silence, and one whose process ended while its connection lingers.
-            reachable: self.is_heard(*node)
-                && !p.suspected
-                && p.session.is_some_and(|s| !self.has_ended(*node, s.incarnation)),
-            net: p.session.map(|s| s.net),
-            session: p.session.map(|s| s.id).unwrap_or_default(),
+        let config = &self.view.config;
+        // Of who ended before this run began no link was ever seen, and it is to be told all the same.
+        let named = config.replicas.iter().chain(&config.tie_breaker).chain(config.attached.keys());
+        let nodes: BTreeSet<NodeId> = named.chain(self.peers.keys()).copied().filter(|n| *n != self.node).collect();
+        let peers = nodes.into_iter().map(|node| {
+            let peer = self.peers.get(&node);
+            let session = peer.and_then(|p| p.session);
+            PeerStatus {
+                node,
+                // A session outlives a peer that died in silence, and one whose process ended while its connection lingers.
+                reachable: self.is_heard(node)
+                    && peer.is_some_and(|p| !p.suspected)
+                    && session.is_some_and(|s| !self.has_ended(node, s.incarnation)),
+                net: session.map(|s| s.net),
+                session: session.map(|s| s.id).unwrap_or_default(),
+            }
         });
         let absent = self.meta.dirty.iter().filter(|(n, _)| **n != self.node);
         Status {
