@@ -149,7 +149,7 @@ pub struct Status {
     pub frozen: bool,
     /// What was in flight at the last change of view is being settled.
     pub reconciling: bool,
-    /// Peers.
+    /// All nodes that the configuration names, but for this one, and whoever else it has a link with.
     pub peers: Vec<PeerStatus>,
     /// Blocks owed to absent peers.
     pub dirty_blocks: BTreeMap<NodeId, u64>,
