@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -14,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use lockstep_api::{MirrorReplicaStatus, ReplicaRole, names};
+use nix::sys::signal::Signal;
 use serde_json::json;
 use setup::{NAMESPACE, POOLS, Setup, attached, request};
 
@@ -229,4 +231,35 @@ fn a_node_that_is_cordoned_and_stays_gives_its_turn_away() -> Result<()> {
     setup.wait_drained("a")?;
     ensure!(!setup.evict("c")?, "its turn is over");
     setup.wait_held("c", "a is away")
+}
+
+#[test]
+fn a_leader_that_has_just_begun_takes_nobody_for_alive() -> Result<()> {
+    let setup = Setup::start(&["a", "b", "c"])?;
+    setup.deploy()?;
+    let one = setup.controller("one", &format!("{POOLS}{GUARD}"))?;
+    setup.wait_pools(3)?;
+    setup.wait_guarded("every node has a guard", &["a", "b", "c"])?;
+    setup.run(one.csi().create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
+    let replicas = setup.parts("pvc-1")?.into_iter().filter(|part| part.spec.role == ReplicaRole::Replica);
+    let replicas: Vec<String> = replicas.map(|part| part.spec.node_name).collect();
+    let [first, second] = replicas.as_slice() else { anyhow::bail!("{replicas:?}") };
+    setup.write_in_sync("pvc-1", first, &replicas, 2)?;
+    setup.wait_held(first, "not cordoned")?;
+
+    // The other replica's node dies, the leader is evicted, and somebody drains this one.
+    one.process.signal(Signal::SIGTERM)?;
+    let leases: Api<Lease> = Api::namespaced(setup.client.clone(), NAMESPACE);
+    setup.until("nobody leads", || {
+        let lease = setup.run(leases.get("lockstep-controller"))?;
+        Ok(lease.spec.and_then(|spec| spec.holder_identity).is_none_or(|holder| holder.is_empty()).then_some(()))
+    })?;
+    setup.nodes.set_away(second, true);
+    setup.cordon(first, true)?;
+    let _two = setup.controller("two", &format!("{POOLS}{GUARD}"))?;
+    setup.until("a new leader holds the drain up", || {
+        setup.turn()?;
+        ensure!(!setup.evict(first)?, "the new leader let the last living replica go");
+        Ok(setup.held(first)?.contains(&format!("{second} is away")).then_some(()))
+    })
 }

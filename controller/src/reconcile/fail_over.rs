@@ -77,9 +77,9 @@ impl Leader {
     async fn look_at_nodes(&self, memory: &mut Watchfulness) {
         let now = Instant::now();
         let after = self.config.fail_over.node_lease_stale_after;
-        let (silent, all, hearing) = {
+        let (silent, unheard, all, hearing) = {
             let beats = lock(&self.cluster.beats);
-            (beats.stale(after, now), beats.count(), beats.heard_within(HEARING_WITHIN, now))
+            (beats.stale(after, now), beats.unheard(), beats.count(), beats.heard_within(HEARING_WITHIN, now))
         };
         let mass = silent.len() * 2 > all || (hearing == 0 && !silent.is_empty());
         if mass != memory.held {
@@ -100,7 +100,8 @@ impl Leader {
         }
         for lease in self.cluster.node_leases.state() {
             let node = lease.name_any();
-            if silent.contains(&node) {
+            // One that an earlier leader fenced is not back because this one has just begun.
+            if silent.contains(&node) || unheard.contains(&node) {
                 continue;
             }
             let down =

@@ -24,6 +24,7 @@ use serde_json::json;
 use super::Leader;
 use super::apply::{ApplyError, delete_of, send};
 use super::events::{Note, Subject};
+use crate::cluster::lock;
 use crate::plan::guard::{Guard, Seen, plan_guards};
 
 /// How often the leader looks; no request comes of it where nothing changed. `kubectl drain` tries every five seconds.
@@ -76,7 +77,9 @@ impl Leader {
             nodes.iter().map(|node| (node.clone(), self.see_guard(node, memory))).collect();
         let volumes = self.cluster.volumes.state();
         let volumes: Vec<&MirrorVolume> = volumes.iter().map(|volume| &**volume).collect();
-        for (node, guard) in plan_guards(&seen, &volumes, &self.cluster.lost_nodes()) {
+        let mut lost = self.cluster.lost_nodes();
+        lost.extend(lock(&self.cluster.beats).unheard());
+        for (node, guard) in plan_guards(&seen, &volumes, &lost) {
             let Some(seen) = seen.get(&node) else { continue };
             self.ensure_budget(&node, *seen, &guard, &owner).await?;
             // Made behind its budget, and never on a node that is to be empty.

@@ -11,10 +11,11 @@ use k8s_openapi::jiff::Timestamp;
 /// What tells two renewals apart.
 type Renewal = (Option<Timestamp>, Option<String>);
 
-/// The last renewal seen, per node.
+/// The last renewal seen, per node; and the nodes of which no more was seen than that they had renewed once.
 #[derive(Debug, Default)]
 pub struct Beats {
     seen: BTreeMap<String, (Renewal, Instant)>,
+    unheard: BTreeSet<String>,
 }
 
 impl Beats {
@@ -23,9 +24,13 @@ impl Beats {
         match self.seen.get_mut(node) {
             // Seen again, not renewed: a watch that began anew lists everything.
             Some((known, _)) if *known == renewal => {}
-            Some(known) => *known = (renewal, now),
+            Some(known) => {
+                *known = (renewal, now);
+                self.unheard.remove(node);
+            }
             None => {
                 self.seen.insert(node.to_owned(), (renewal, now));
+                self.unheard.insert(node.to_owned());
             }
         }
     }
@@ -35,6 +40,13 @@ impl Beats {
     pub fn stale(&self, after: Duration, now: Instant) -> BTreeSet<String> {
         let stale = self.seen.iter().filter(|(_, (_, at))| now.saturating_duration_since(*at) >= after);
         stale.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Nodes whose Lease this program never saw renewed: they may live, or may have died before it began. Nothing is done that only
+    /// a node that lives allows.
+    #[must_use]
+    pub fn unheard(&self) -> BTreeSet<String> {
+        self.unheard.clone()
     }
 
     /// When the next of those that are fresh would become stale.
@@ -58,6 +70,7 @@ impl Beats {
     /// The node does not exist any more.
     pub fn forget(&mut self, node: &str) {
         self.seen.remove(node);
+        self.unheard.remove(node);
     }
 }
 
@@ -77,7 +90,9 @@ mod tests {
         // Listed again without having been renewed.
         beats.hear("a", renewal(1), at(5));
         assert_eq!(beats.stale(after, at(6)), BTreeSet::from(["a".to_owned()]));
+        assert_eq!(beats.unheard(), BTreeSet::from(["a".to_owned()]));
         beats.hear("a", renewal(2), at(7));
+        assert!(beats.unheard().is_empty(), "it was renewed");
         assert!(beats.stale(after, at(12)).is_empty());
         assert_eq!(beats.next_stale(after, at(12)), Some(at(13)));
     }
