@@ -50,6 +50,8 @@ struct Tried {
 pub(super) struct Parts {
     work: JoinSet<(String, Result<(), Failure>)>,
     busy: BTreeSet<String>,
+    /// Objects that are let go, or were, by their UIDs: the watch may show them a moment longer, when another of their name is there.
+    let_go: BTreeMap<String, Option<String>>,
     tried: BTreeMap<String, Tried>,
     sent: BTreeMap<String, Instant>,
     unused: BTreeMap<String, Instant>,
@@ -205,6 +207,13 @@ impl ClusterAgent {
         if too_early || parts.busy.contains(name) || parts.busy.len() >= WORK_AT_ONCE {
             return;
         }
+        if work == Work::Delete {
+            let uid = object.metadata.uid.clone();
+            if parts.let_go.get(name) == Some(&uid) {
+                return;
+            }
+            parts.let_go.insert(name.to_owned(), uid);
+        }
         parts.busy.insert(name.to_owned());
         let (shell, object, name) = (Arc::clone(self), Arc::clone(object), name.to_owned());
         parts.work.spawn(async move {
@@ -253,6 +262,7 @@ impl Parts {
         match result {
             Ok(()) => drop(self.tried.remove(&name)),
             Err(failure) => {
+                self.let_go.remove(&name);
                 let wait = self.tried.get(&name).map_or(AGAIN, |tried| (tried.wait * 2).min(AGAIN_LONGEST));
                 self.tried.insert(name, Tried { failure, wait, not_before: Instant::now() + wait });
             }
@@ -290,6 +300,7 @@ impl Parts {
         let names: BTreeSet<&str> = objects.iter().filter_map(|object| object.metadata.name.as_deref()).collect();
         self.tried.retain(|name, _| names.contains(name.as_str()));
         self.sent.retain(|name, _| names.contains(name.as_str()));
+        self.let_go.retain(|name, _| names.contains(name.as_str()));
         self.unused.retain(|name, _| names.contains(name.as_str()));
         self.limits.retain(|name, _| names.contains(name.as_str()));
     }
