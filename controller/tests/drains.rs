@@ -17,7 +17,7 @@ use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, 
 use lockstep_api::{MirrorReplicaStatus, ReplicaRole, names};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use setup::{NAMESPACE, POOLS, Setup, attached, request};
+use setup::{Controller, NAMESPACE, POOLS, Setup, attached, request};
 
 const GIB: i64 = 1 << 30;
 
@@ -136,6 +136,13 @@ impl Setup {
         })
     }
 
+    /// Makes a volume, and gives the nodes of its replicas.
+    fn make_volume(&self, one: &Controller) -> Result<Vec<String>> {
+        self.run(one.csi().create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
+        let replicas = self.parts("pvc-1")?.into_iter().filter(|part| part.spec.role == ReplicaRole::Replica);
+        Ok(replicas.map(|part| part.spec.node_name).collect())
+    }
+
     /// All members say that `writer` writes, and that these replicas are in sync.
     fn write_in_sync(&self, volume: &str, writer: &str, in_sync: &[String], epoch: u64) -> Result<()> {
         for part in self.parts(volume)? {
@@ -147,24 +154,24 @@ impl Setup {
     }
 }
 
-#[test]
-fn a_drain_waits_where_storage_would_be_lost() -> Result<()> {
+/// Three nodes with guards, and who made them.
+fn start() -> Result<(Setup, Controller)> {
     let setup = Setup::start(&["a", "b", "c"])?;
     setup.deploy()?;
     let one = setup.controller("one", &format!("{POOLS}{GUARD}"))?;
     setup.wait_pools(3)?;
     setup.wait_guarded("every node has a guard", &["a", "b", "c"])?;
+    Ok((setup, one))
+}
+
+#[test]
+fn a_drain_waits_where_storage_would_be_lost() -> Result<()> {
+    let (setup, one) = start()?;
     let owners = setup.run(setup.guards().get("lockstep-guard-a"))?.metadata.owner_references.unwrap_or_default();
     let owner = owners.first().context("it belongs to somebody")?;
     ensure!(owner.kind == "Deployment" && owner.controller == Some(true), "drains leave others alone: {owner:?}");
 
-    setup.run(one.csi().create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
-    let parts = setup.parts("pvc-1")?;
-    let replicas: Vec<String> = parts
-        .iter()
-        .filter(|part| part.spec.role == ReplicaRole::Replica)
-        .map(|it| it.spec.node_name.clone())
-        .collect();
+    let replicas = setup.make_volume(&one)?;
     let [first, second] = replicas.as_slice() else { anyhow::bail!("{replicas:?}") };
     ensure!(setup.held(first)?.is_empty(), "nobody uses it");
     setup.write_in_sync("pvc-1", first, &replicas, 2)?;
@@ -212,15 +219,8 @@ fn a_drain_waits_where_storage_would_be_lost() -> Result<()> {
 
 #[test]
 fn a_node_that_is_cordoned_and_stays_gives_its_turn_away() -> Result<()> {
-    let setup = Setup::start(&["a", "b", "c"])?;
-    setup.deploy()?;
-    let one = setup.controller("one", &format!("{POOLS}{GUARD}"))?;
-    setup.wait_pools(3)?;
-    setup.wait_guarded("every node has a guard", &["a", "b", "c"])?;
-    setup.run(one.csi().create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
-    let parts = setup.parts("pvc-1")?;
-    let replicas = parts.iter().filter(|part| part.spec.role == ReplicaRole::Replica);
-    let replicas: Vec<String> = replicas.map(|part| part.spec.node_name.clone()).collect();
+    let (setup, one) = start()?;
+    let replicas = setup.make_volume(&one)?;
     setup.write_in_sync("pvc-1", "a", &replicas, 2)?;
     setup.wait_held("c", "not cordoned")?;
     setup.cordon("c", true)?;
@@ -235,14 +235,8 @@ fn a_node_that_is_cordoned_and_stays_gives_its_turn_away() -> Result<()> {
 
 #[test]
 fn a_leader_that_has_just_begun_takes_nobody_for_alive() -> Result<()> {
-    let setup = Setup::start(&["a", "b", "c"])?;
-    setup.deploy()?;
-    let one = setup.controller("one", &format!("{POOLS}{GUARD}"))?;
-    setup.wait_pools(3)?;
-    setup.wait_guarded("every node has a guard", &["a", "b", "c"])?;
-    setup.run(one.csi().create_in_the_end(request("pvc-1", GIB, Some("a"), &[])))?;
-    let replicas = setup.parts("pvc-1")?.into_iter().filter(|part| part.spec.role == ReplicaRole::Replica);
-    let replicas: Vec<String> = replicas.map(|part| part.spec.node_name).collect();
+    let (setup, one) = start()?;
+    let replicas = setup.make_volume(&one)?;
     let [first, second] = replicas.as_slice() else { anyhow::bail!("{replicas:?}") };
     setup.write_in_sync("pvc-1", first, &replicas, 2)?;
     setup.wait_held(first, "not cordoned")?;

@@ -11,34 +11,37 @@ use k8s_openapi::jiff::Timestamp;
 /// What tells two renewals apart.
 type Renewal = (Option<Timestamp>, Option<String>);
 
-/// The last renewal seen, per node; and the nodes of which no more was seen than that they had renewed once.
+/// The last renewal seen of a node's Lease.
+#[derive(Debug)]
+struct Beat {
+    renewal: Renewal,
+    /// When it was first seen.
+    at: Instant,
+    /// Another one was seen before it.
+    heard: bool,
+}
+
+/// The last renewal seen, per node.
 #[derive(Debug, Default)]
 pub struct Beats {
-    seen: BTreeMap<String, (Renewal, Instant)>,
-    unheard: BTreeSet<String>,
+    seen: BTreeMap<String, Beat>,
 }
 
 impl Beats {
     /// The node's Lease was seen so.
     pub fn hear(&mut self, node: &str, renewal: Renewal, now: Instant) {
-        match self.seen.get_mut(node) {
-            // Seen again, not renewed: a watch that began anew lists everything.
-            Some((known, _)) if *known == renewal => {}
-            Some(known) => {
-                *known = (renewal, now);
-                self.unheard.remove(node);
-            }
-            None => {
-                self.seen.insert(node.to_owned(), (renewal, now));
-                self.unheard.insert(node.to_owned());
-            }
+        let known = self.seen.get(node);
+        // Seen again, not renewed: a watch that began anew lists everything.
+        if known.is_none_or(|known| known.renewal != renewal) {
+            let heard = known.is_some();
+            self.seen.insert(node.to_owned(), Beat { renewal, at: now, heard });
         }
     }
 
     /// Nodes whose Lease was not renewed for `after`.
     #[must_use]
     pub fn stale(&self, after: Duration, now: Instant) -> BTreeSet<String> {
-        let stale = self.seen.iter().filter(|(_, (_, at))| now.saturating_duration_since(*at) >= after);
+        let stale = self.seen.iter().filter(|(_, beat)| now.saturating_duration_since(beat.at) >= after);
         stale.map(|(node, _)| node.clone()).collect()
     }
 
@@ -46,13 +49,14 @@ impl Beats {
     /// a node that lives allows.
     #[must_use]
     pub fn unheard(&self) -> BTreeSet<String> {
-        self.unheard.clone()
+        let unheard = self.seen.iter().filter(|(_, beat)| !beat.heard);
+        unheard.map(|(node, _)| node.clone()).collect()
     }
 
     /// When the next of those that are fresh would become stale.
     #[must_use]
     pub fn next_stale(&self, after: Duration, now: Instant) -> Option<Instant> {
-        self.seen.values().map(|(_, at)| *at + after).filter(|at| *at > now).min()
+        self.seen.values().map(|beat| beat.at + after).filter(|at| *at > now).min()
     }
 
     /// How many nodes were ever heard.
@@ -64,13 +68,12 @@ impl Beats {
     /// How many of them were heard within `window`.
     #[must_use]
     pub fn heard_within(&self, window: Duration, now: Instant) -> usize {
-        self.seen.values().filter(|(_, at)| now.saturating_duration_since(*at) < window).count()
+        self.seen.values().filter(|beat| now.saturating_duration_since(beat.at) < window).count()
     }
 
     /// The node does not exist any more.
     pub fn forget(&mut self, node: &str) {
         self.seen.remove(node);
-        self.unheard.remove(node);
     }
 }
 
