@@ -216,19 +216,28 @@ impl Agent {
         Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
     }
 
+    /// What this node's engine makes of a volume, by that call.
+    async fn change(
+        &self,
+        volume: &str,
+        call: impl Future<Output = Result<tonic::Response<proto::VolumeStatus>, tonic::Status>>,
+    ) -> Result<proto::VolumeStatus, Failure> {
+        let spec = self.volume(volume).await?;
+        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, call).await;
+        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+    }
+
     pub(crate) async fn set_priority(
         &self,
         request: proto::SetPriorityRequest,
     ) -> Result<proto::VolumeStatus, Failure> {
-        let spec = self.volume(&request.volume).await?;
-        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().set_priority(request)).await;
-        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+        let volume = request.volume.clone();
+        self.change(&volume, self.engine().set_priority(request)).await
     }
 
     pub(crate) async fn set_ack(&self, request: proto::SetAckRequest) -> Result<proto::VolumeStatus, Failure> {
-        let spec = self.volume(&request.volume).await?;
-        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().set_ack(request)).await;
-        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+        let volume = request.volume.clone();
+        self.change(&volume, self.engine().set_ack(request)).await
     }
 
     /// All grants of a volume move to a node, which may be another one.
@@ -258,9 +267,8 @@ impl Agent {
         &self,
         request: proto::LimitResyncRequest,
     ) -> Result<proto::VolumeStatus, Failure> {
-        let spec = self.volume(&request.volume).await?;
-        let status = rpc::answer(&self.engine_name(), CHANGE_WITHIN, self.engine().limit_resync(request)).await;
-        Ok(self.with_device(status.map_err(|failure| self.name_members(&spec, failure))?))
+        let volume = request.volume.clone();
+        self.change(&volume, self.engine().limit_resync(request)).await
     }
 }
 

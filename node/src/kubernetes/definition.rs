@@ -4,7 +4,15 @@ use lockstep_api as api;
 use lockstep_proto::node::v1 as proto;
 
 use crate::failure::Failure;
-use crate::spec::{Access, Ack, Arbiter, OnQuorumLoss, Spec};
+use crate::spec::{Access, Arbiter, OnQuorumLoss, Spec};
+
+/// An acknowledgement level as it travels.
+pub(super) const fn ack_to_proto(ack: api::Ack) -> proto::Ack {
+    match ack {
+        api::Ack::Disk => proto::Ack::Disk,
+        api::Ack::Durable => proto::Ack::Durable,
+    }
+}
 
 /// Parses the definition of volume `name`.
 ///
@@ -13,10 +21,6 @@ use crate::spec::{Access, Ack, Arbiter, OnQuorumLoss, Spec};
 pub(crate) fn parse_definition(name: &str, definition: &api::Definition) -> Result<Spec, Failure> {
     let size_bytes = u64::try_from(definition.size_bytes)
         .map_err(|_| Failure::wrong_input("size_bytes", definition.size_bytes, "must be positive"))?;
-    let ack = match definition.ack {
-        api::Ack::Disk => Ack::Disk,
-        api::Ack::Durable => Ack::Durable,
-    };
     let on_quorum_loss = match definition.on_quorum_loss {
         api::OnQuorumLoss::Suspend => OnQuorumLoss::Suspend,
         api::OnQuorumLoss::Error => OnQuorumLoss::Error,
@@ -36,7 +40,7 @@ pub(crate) fn parse_definition(name: &str, definition: &api::Definition) -> Resu
         id: definition.id.clone(),
         generation: definition.generation.clone(),
         size_bytes,
-        ack: ack.to_proto().into(),
+        ack: ack_to_proto(definition.ack).into(),
         on_quorum_loss: on_quorum_loss.to_proto().into(),
         replicas: replicas
             .map(|member| proto::Incarnation { node_id: member.node_id, incarnation: member.incarnation })

@@ -1,8 +1,9 @@
 //! What is to be done about a part next: a pure decision, from the object that wants it and from what the engine has.
 
-use lockstep_api::{Ack, MirrorReplica, MirrorReplicaSpec, Phase, ReplicaRole, WritePriority, is_true, names};
+use lockstep_api::{MirrorReplica, MirrorReplicaSpec, Phase, ReplicaRole, WritePriority, is_true, names};
 use lockstep_proto::node::v1 as proto;
 
+use super::definition::ack_to_proto;
 use super::part_status::READY;
 use super::part_work::Work;
 
@@ -125,10 +126,7 @@ pub(super) fn wanted_setting(spec: &MirrorReplicaSpec, engine: &proto::VolumeSta
     if !is_changer(engine, me) {
         return None;
     }
-    let ack = spec.ack.map(|ack| match ack {
-        Ack::Disk => proto::Ack::Disk,
-        Ack::Durable => proto::Ack::Durable,
-    });
+    let ack = spec.ack.map(ack_to_proto);
     let priority = spec.write_priority.map(|priority| match priority {
         WritePriority::Low => proto::Priority::Low,
         WritePriority::Normal => proto::Priority::Normal,
