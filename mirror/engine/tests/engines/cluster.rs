@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::iter;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +18,14 @@ use lockstep_engine::{Engine, EngineConfig, NodeAddress, RequestResult, StartEng
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+
+/// An address of one cluster of this process, at one of few ports. None of them is among the ports that the kernel gives
+/// to outgoing connections: those of a crashed node stay free, also where its peers dial them all the while.
+fn address(cluster: u32, offset: u32) -> SocketAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, u8::try_from(cluster).expect("few clusters") + 1, high, low);
+    (host, 7000 + u16::try_from(offset).expect("few nodes")).into()
+}
 
 /// A cluster of three nodes, or more. The first two hold replicas, the third votes.
 pub struct Cluster {
@@ -36,23 +45,25 @@ impl Cluster {
         }
         let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("lockstep-{name}-{}-{number}", std::process::id()));
-        let ports: Vec<u16> = (0..count * 2)
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect::<Vec<_>>()
-            .iter()
-            .map(|socket| socket.local_addr().unwrap().port())
-            .collect();
         let nodes = (1..=count)
             .map(|id: u32| NodeAddress {
                 id: NodeId(id),
                 name: format!("n{id}"),
-                ordinary: format!("127.0.0.1:{}", ports[id as usize - 1]).parse().unwrap(),
-                dedicated: Some(format!("127.0.0.1:{}", ports[(count + id) as usize - 1]).parse().unwrap()),
+                ordinary: address(number, 2 * id),
+                dedicated: Some(address(number, 2 * id + 1)),
             })
             .collect();
         let mut cluster = Cluster { dir, nodes, engines: BTreeMap::new() };
         (1..=count).for_each(|id| cluster.start_node(id));
         cluster
+    }
+
+    /// Gives the node new addresses, which it uses from its next start.
+    pub fn move_node(&mut self, id: u32) {
+        let node = &mut self.nodes[id as usize - 1];
+        for address in iter::once(&mut node.ordinary).chain(&mut node.dedicated) {
+            address.set_port(address.port() + 1000);
+        }
     }
 
     pub fn node_dir(&self, id: u32) -> PathBuf {

@@ -168,8 +168,7 @@ fn a_peer_that_moves_is_followed_while_the_volume_serves() {
     cluster.attach(1, "v", false).unwrap();
     cluster.write(1, "v", 1, 1);
     cluster.crash_node(2);
-    let free = |_| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    (cluster.nodes[1].ordinary, cluster.nodes[1].dedicated) = (free(()), Some(free(())));
+    cluster.move_node(2);
     cluster.start_node(2);
     // Node 1 is the one that dials, and dials where node 2 was; node 3 too.
     cluster.write(1, "v", 2, 2);
