@@ -105,9 +105,11 @@ fn ready(facts: &Facts<'_>, engine: Option<&proto::EngineIdentity>) -> (bool, &'
     }
 }
 
-/// Devices are mounted one after the other at the same path, and may cover what was a directory.
+/// Devices are mounted one after the other at the same path, and may cover what was a directory. An engine of a version
+/// that does not tell its pool's file system has its pool by the path alone.
 fn is_other(pool: &proto::Pool, engine: &proto::EngineIdentity) -> bool {
-    (&engine.pool, &engine.pool_file_system) != (&pool.path, &pool.file_system)
+    let told = !engine.pool_file_system.is_empty();
+    engine.pool != pool.path || (told && engine.pool_file_system != pool.file_system)
 }
 
 fn engine_ready(facts: &Facts<'_>, engine: Option<&proto::EngineIdentity>) -> (bool, &'static str, String) {
@@ -163,7 +165,14 @@ mod tests {
     }
 
     fn pool(free_bytes: u64) -> Option<proto::Pool> {
-        Some(proto::Pool { ready: true, path: "/p".to_owned(), size_bytes: 1 << 30, free_bytes, ..Default::default() })
+        Some(proto::Pool {
+            ready: true,
+            path: "/p".to_owned(),
+            file_system: "8:0".to_owned(),
+            size_bytes: 1 << 30,
+            free_bytes,
+            ..Default::default()
+        })
     }
 
     fn engine(node_id: u32) -> Option<proto::EngineIdentity> {
@@ -172,6 +181,7 @@ mod tests {
             incarnation: 3,
             ready: true,
             pool: "/p".to_owned(),
+            pool_file_system: "8:0".to_owned(),
             ..Default::default()
         })
     }
@@ -198,8 +208,10 @@ mod tests {
         assert!(!is_true(&closed.conditions, READY) && !is_true(&closed.conditions, ENGINE_READY));
         assert!(closed.conditions.iter().any(|condition| condition.message == "no such disk"));
         let covered = pool(0).map(|pool| proto::Pool { file_system: "8:1".to_owned(), ..pool });
-        let other = status(covered, engine(7));
+        let other = status(covered.clone(), engine(7));
         assert!(!is_true(&other.conditions, READY), "another device is mounted over it: {other:?}");
+        let older = engine(7).map(|engine| proto::EngineIdentity { pool_file_system: String::new(), ..engine });
+        assert!(is_true(&status(covered, older).conditions, READY), "an older engine does not tell its device");
         let moved = pool(0).map(|pool| proto::Pool { path: "/q".to_owned(), ..pool });
         let moved = status(moved, engine(7));
         assert!(!is_true(&moved.conditions, READY), "nothing is placed in a pool that its engine left");
