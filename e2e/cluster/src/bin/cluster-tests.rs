@@ -150,36 +150,23 @@ fn collect_logs(cluster: &Cluster, directory: &std::path::Path) {
         println!("logs cannot be kept: {error}");
         return;
     }
+    // A pod whose node is away has no logs, and the others still have theirs.
+    let logs = |component: &str| {
+        let label = format!("app.kubernetes.io/component={component}");
+        let how = ["--all-containers", "--tail=-1", "--prefix", "--ignore-errors"];
+        [&["logs", "-n", "lockstep-system", "-l", &label][..], &how].concat().into_iter().map(str::to_owned).collect()
+    };
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let everything = [
-        (
-            "objects",
-            vec!["get", "pods,pvc,pv,nodes,leases,mirrorpools,mirrorvolumes,mirrorreplicas", "-A", "-o", "wide"],
-        ),
-        ("lockstep", vec!["get", "mirrorpools,mirrorvolumes,mirrorreplicas", "-o", "yaml"]),
-        ("events", vec!["get", "events", "-A", "--sort-by=.lastTimestamp"]),
-        (
-            "node",
-            vec!["logs", "-n", "lockstep-system", "-l", "app.kubernetes.io/component=node", "--tail=-1", "--prefix"],
-        ),
-        (
-            "engine",
-            vec!["logs", "-n", "lockstep-system", "-l", "app.kubernetes.io/component=engine", "--tail=-1", "--prefix"],
-        ),
-        (
-            "controller",
-            vec![
-                "logs",
-                "-n",
-                "lockstep-system",
-                "-l",
-                "app.kubernetes.io/component=controller",
-                "--all-containers",
-                "--tail=-1",
-                "--prefix",
-            ],
-        ),
+        ("objects", words("get pods,pvc,pv,nodes,leases,mirrorpools,mirrorvolumes,mirrorreplicas -A -o wide")),
+        ("lockstep", words("get mirrorpools,mirrorvolumes,mirrorreplicas -o yaml")),
+        ("events", words("get events -A --sort-by=.lastTimestamp")),
+        ("node", logs("node")),
+        ("engine", logs("engine")),
+        ("controller", logs("controller")),
     ];
     for (name, args) in everything {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let text = match cluster.try_kubectl(&args) {
             Ok(output) => [output.stdout, output.stderr].concat(),
             Err(error) => error.to_string().into_bytes(),

@@ -67,6 +67,7 @@ pub const ALL: &[Scenario] = &[
     scenario("attributes-class", features::attributes_class),
     scenario("discard-gives-space-back", features::discard_gives_space_back),
     scenario("pool-full-under-a-thin-volume", pools::pool_full_under_a_thin_volume),
+    scenario("disk-replaced-under-a-writer", pools::disk_replaced_under_a_writer),
     scenario("edits-by-hand-are-refused", deletions::edits_by_hand_are_refused),
     scenario("volume-deleted-by-hand-in-use", deletions::volume_deleted_by_hand_in_use),
     scenario("claim-deleted-while-a-node-is-away", deletions::claim_deleted_while_a_node_is_away),

@@ -1,10 +1,10 @@
-//! A pool fills up under volumes that were promised more: pools are thin.
+//! Pools that fill up under volumes that were promised more, for they are thin, and pools that get another disk.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::basics::RUNS_WITHIN;
-use super::control_plane::{check_undisturbed, start_writer_as};
+use super::control_plane::{check_undisturbed, other_replica, start_writer_as};
 use super::fail_over::BACK_WITHIN;
 use super::features::{wait_event, with_replicas_on};
 use super::{GONE_WITHIN, Stage};
@@ -19,7 +19,7 @@ const SMALL_POOL: &str = "/var/lib/lockstep/small-pool";
 /// The file that holds it. It has holes: this machine's disk gives it no more than what the pods write.
 const SMALL_FILE: &str = "/var/lib/small-pool.img";
 
-/// Room for both claims, for metadata, and for what must be left free of a pool in which something is placed.
+/// Room for what a scenario claims, for metadata, and for what must be left free of a pool in which something is placed.
 const SMALL_BYTES: u64 = 2 << 30;
 
 /// What is left free of it...
@@ -34,7 +34,7 @@ pub(super) fn pool_full_under_a_thin_volume(stage: &Stage) -> Result<()> {
     let cluster = &stage.cluster;
     let pair: Vec<String> = cluster.workers()?.into_iter().take(2).collect();
     let [other, full] = pair.as_slice() else { anyhow::bail!("too few workers: {pair:?}") };
-    let storage = cluster.get("mirrorpool", "", full)?.context("the node's pool")?["spec"]["storage"].clone();
+    let storage = storage_of(cluster, full)?;
     let make = format!(
         "mkdir {SMALL_POOL} && truncate -s {SMALL_BYTES} {SMALL_FILE} && mkfs.ext4 -q -m 0 {SMALL_FILE} &&
         mount -o loop {SMALL_FILE} {SMALL_POOL}"
@@ -115,15 +115,92 @@ fn wait_failed(cluster: &Cluster, volume: &str, node: &str) -> Result<()> {
     .with_context(|| format!("its status: {last}"))
 }
 
+/// A disk that a node gets. Of this machine's disk it has what is written to it.
+const NEW_DISK: &str = "/var/lib/new-disk.img";
+
+/// Where the agent mounts a pool that is a device.
+const DEVICE_POOL: &str = "/var/lib/lockstep/pool";
+
+/// The disk below a replica is exchanged for a new one while a pod writes: the replica goes to the third node, the new disk is taken, and gets the
+/// replica of that node when it is to be empty in its turn. From the new disk the pod then reads all that it wrote.
+pub(super) fn disk_replaced_under_a_writer(stage: &Stage) -> Result<()> {
+    let (cluster, namespace, writer) = (&stage.cluster, stage.namespace.as_str(), "disk-replaced");
+    let claim = Claim::new("data");
+    let pod = Pod::recorder(writer, &claim, &stage.collector);
+    let (node, volume) = start_writer_as(stage, &pod, &claim)?;
+    let renewed = other_replica(stage, &volume, &node)?;
+    let workers = cluster.workers()?;
+    let third = workers.iter().find(|worker| **worker != node && **worker != renewed).context("a third worker")?;
+    let storage = storage_of(cluster, &renewed)?;
+    let replaced = (|| {
+        let sum = cluster.write_file(namespace, writer, WRITTEN_MIB)?;
+        evict(cluster, &renewed, &volume, third)?;
+        let make = format!("truncate -s {SMALL_BYTES} {NEW_DISK} && losetup -f --show {NEW_DISK}");
+        let device = docker(&["exec", &renewed, "sh", "-ec", &make])?;
+        replace_storage(cluster, &renewed, &json!({"device": device.trim()}))?;
+        let pool = cluster.get("mirrorpool", "", &renewed)?.context("the node's pool")?;
+        let capacity = pool["status"]["capacityBytes"].as_u64();
+        ensure!(capacity.is_some_and(|bytes| bytes <= SMALL_BYTES), "not the size of the new disk: {pool}");
+        evict(cluster, third, &volume, &renewed)?;
+        check_undisturbed(stage, writer)?;
+        cluster.delete_pod(namespace, writer)?;
+        cluster.apply(&[pod.on(&renewed).object(cluster, namespace)])?;
+        stage.collector.wait_writing(writer, 1, RUNS_WITHIN)?;
+        stage.collector.check_nothing_lost(writer)?;
+        let again = cluster.file_sum(namespace, writer)?;
+        ensure!(sum == again, "the file changed: {sum}, then from the new disk {again}");
+        Ok(())
+    })()
+    .with_context(|| cluster.seen(namespace));
+    let restored = (|| {
+        cluster.delete_namespace(namespace, GONE_WITHIN)?;
+        cluster.wait_no_volume(GONE_WITHIN)?;
+        patch_pool(cluster, third, &json!({"evict": false}))?;
+        replace_storage(cluster, &renewed, &storage)?;
+        let remove = format!(
+            "{{ ! mountpoint -q {DEVICE_POOL} || umount {DEVICE_POOL}; }} &&
+            for device in $(losetup -n -O NAME -j {NEW_DISK}); do losetup -d $device; done && rm -f {NEW_DISK}"
+        );
+        until(RUNS_WITHIN, "the disk is taken away", || docker(&["exec", &renewed, "sh", "-ec", &remove]).map(Some))?;
+        Ok(())
+    })();
+    replaced?;
+    restored
+}
+
+/// Moves a volume's replica from a node's pool, as an administrator does, and waits until it is on `to`.
+fn evict(cluster: &Cluster, from: &str, volume: &str, to: &str) -> Result<()> {
+    patch_pool(cluster, from, &json!({"evict": true}))?;
+    let mut last = Vec::new();
+    until_true(BACK_WITHIN, &format!("the replica of {volume} goes from {from} to {to}"), || {
+        last = cluster.replica_nodes(volume)?;
+        Ok(last.iter().any(|node| node == to) && !last.iter().any(|node| node == from))
+    })
+    .with_context(|| format!("its replicas: {last:?}"))?;
+    cluster.wait_in_sync(volume, BACK_WITHIN)
+}
+
+fn storage_of(cluster: &Cluster, node: &str) -> Result<Value> {
+    Ok(cluster.get("mirrorpool", "", node)?.context("the node's pool")?["spec"]["storage"].take())
+}
+
+fn patch_pool(cluster: &Cluster, node: &str, spec: &Value) -> Result<()> {
+    let patch = json!({"spec": spec}).to_string();
+    cluster.kubectl(&["patch", "mirrorpool", node, "--type=merge", "-p", &patch]).map(drop)
+}
+
 /// Gives a node, on which nothing is, other storage, as an administrator does.
 fn replace_storage(cluster: &Cluster, node: &str, storage: &Value) -> Result<()> {
     let pool = || cluster.get("mirrorpool", "", node)?.context("the node's pool");
-    if pool()?["spec"]["storage"] == *storage {
-        return Ok(());
+    if storage_of(cluster, node)? == *storage {
+        return patch_pool(cluster, node, &json!({"evict": false}));
     }
-    for spec in [json!({"evict": true}), json!({"evict": false, "storage": storage})] {
-        let patch = json!({"spec": spec}).to_string();
-        cluster.kubectl(&["patch", "mirrorpool", node, "--type=merge", "-p", &patch])?;
+    // Of what storage is, one may be set: the patch takes the other away.
+    let other = if storage["device"].is_null() { "device" } else { "directory" };
+    let mut new = storage.clone();
+    new[other] = Value::Null;
+    for spec in [json!({"evict": true}), json!({"evict": false, "storage": new})] {
+        patch_pool(cluster, node, &spec)?;
     }
     until_true(RUNS_WITHIN, &format!("the pool of {node} waits for another run of the engine"), || {
         Ok(condition(&pool()?, "Ready").is_some_and(|ready| ready["reason"] == "OtherPool"))
