@@ -176,8 +176,9 @@ impl Agent {
     }
 }
 
-/// What marks a pool as the one of node `me`.
+/// What marks a pool, of either kind, as the one of node `me`.
 #[must_use]
 pub fn pool_marker(cluster: &Cluster, me: &Node) -> Marker {
-    Marker { version: MarkerVersion::V1, cluster: cluster.psk.fingerprint(), node_id: me.id, node: me.name.clone() }
+    let (version, cluster, node) = (MarkerVersion::V1, cluster.psk.fingerprint(), me.name.clone());
+    Marker { version, cluster, node_id: me.id, node, device: false }
 }

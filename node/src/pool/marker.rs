@@ -30,6 +30,10 @@ pub struct Marker {
     pub node_id: u32,
     /// The node's name, for people.
     pub node: String,
+    /// The pool is a whole device. Still mounted over a directory that takes its place, it would get that one's replicas, and
+    /// they would be gone when the machine has restarted.
+    #[serde(default)]
+    pub device: bool,
 }
 
 impl Marker {
@@ -53,9 +57,14 @@ impl Marker {
     /// Whether the pool at `path`, which carries this marker, is that of `own`.
     ///
     /// # Errors
-    /// It is another cluster's or node's.
+    /// It is another cluster's or node's, or a whole device's that is mounted where the pool shall be a directory.
     pub fn check(&self, path: &Path, own: &Self) -> Result<(), OpenPoolError> {
         if self.cluster == own.cluster && self.node_id == own.node_id {
+            if self.device && !own.device {
+                let found =
+                    "a device that was this node's pool is mounted there: unmount it, or make it the pool again";
+                return Err(OpenPoolError::refused(path, found));
+            }
             return Ok(());
         }
         let whose = format!("it is the pool of node {} (id {}) of cluster {}", self.node, self.node_id, self.cluster);

@@ -92,6 +92,7 @@ impl OpenPoolError {
 /// # Errors
 /// Something foreign is there, or the system refuses.
 pub fn ensure_open(place: &PoolPlace, mount_point: &Path, own: &Marker) -> Result<OpenPool, OpenPoolError> {
+    let own = &own_at(place, own);
     match place {
         PoolPlace::Directory(path) => {
             directory::ensure_open(path, own)?;
@@ -114,9 +115,13 @@ pub fn observe_open(place: &PoolPlace, mount_point: &Path, own: &Marker) -> Resu
         PoolPlace::Device(_) => mount_point,
     };
     match Marker::read(path)? {
-        Some(marker) => marker.check(path, own).map(|()| Some(path.to_owned())),
+        Some(marker) => marker.check(path, &own_at(place, own)).map(|()| Some(path.to_owned())),
         None => Ok(None),
     }
+}
+
+fn own_at(place: &PoolPlace, own: &Marker) -> Marker {
+    Marker { device: matches!(place, PoolPlace::Device(_)), ..own.clone() }
 }
 
 /// Size and free space of an open pool.

@@ -4,7 +4,8 @@ use crate::cluster::PoolPlace;
 use std::path::{Path, PathBuf};
 
 fn marker(node_id: u32) -> Marker {
-    Marker { version: MarkerVersion::V1, cluster: "00ff".to_owned(), node_id, node: format!("n{node_id}") }
+    let node = format!("n{node_id}");
+    Marker { version: MarkerVersion::V1, cluster: "00ff".to_owned(), node_id, node, device: false }
 }
 
 fn refusal(result: Result<super::OpenPool, OpenPoolError>) -> String {
@@ -52,6 +53,17 @@ fn a_damaged_marker_and_a_plain_file_are_refused() {
     assert!(refusal(ensure_open(&place, Path::new("/nowhere"), &marker(1))).contains("cannot be read"));
     let file = PoolPlace::Directory(dir.path().join(FILE_NAME));
     assert!(refusal(ensure_open(&file, Path::new("/nowhere"), &marker(1))).contains("not a directory"));
+}
+
+#[test]
+fn a_device_that_is_still_mounted_does_not_pass_for_the_directory_below() {
+    let dir = tempfile::tempdir().expect("a directory");
+    Marker { device: true, ..marker(1) }.write(dir.path()).expect("writable");
+    let place = PoolPlace::Directory(dir.path().to_owned());
+    assert!(refusal(ensure_open(&place, Path::new("/nowhere"), &marker(1))).contains("unmount it"));
+    observe_open(&place, Path::new("/nowhere"), &marker(1)).expect_err("the engine does not take it either");
+    let device = PoolPlace::Device("/dev/none".into());
+    assert_eq!(observe_open(&device, dir.path(), &marker(1)).expect("readable"), Some(dir.path().to_owned()));
 }
 
 #[test]

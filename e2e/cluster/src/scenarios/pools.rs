@@ -156,13 +156,17 @@ pub(super) fn disk_replaced_under_a_writer(stage: &Stage) -> Result<()> {
         cluster.delete_namespace(namespace, GONE_WITHIN)?;
         cluster.wait_no_volume(GONE_WITHIN)?;
         patch_pool(cluster, third, &json!({"evict": false}))?;
-        replace_storage(cluster, &renewed, &storage)?;
+        if storage_of(cluster, &renewed)? != storage {
+            set_storage(cluster, &renewed, &storage)?;
+            // The device is mounted where the directory is, and does not pass for it.
+            wait_not_ready(cluster, &renewed, "NotOpen")?;
+            docker(&["exec", &renewed, "umount", DEVICE_POOL])?;
+            take_other_pool(cluster, &renewed)?;
+        }
         let remove = format!(
-            "{{ ! mountpoint -q {DEVICE_POOL} || umount {DEVICE_POOL}; }} &&
-            for device in $(losetup -n -O NAME -j {NEW_DISK}); do losetup -d $device; done && rm -f {NEW_DISK}"
+            "for device in $(losetup -n -O NAME -j {NEW_DISK}); do losetup -d $device; done && rm -f {NEW_DISK}"
         );
-        until(RUNS_WITHIN, "the disk is taken away", || docker(&["exec", &renewed, "sh", "-ec", &remove]).map(Some))?;
-        Ok(())
+        docker(&["exec", &renewed, "sh", "-ec", &remove]).map(drop)
     })();
     replaced?;
     restored
@@ -191,23 +195,36 @@ fn patch_pool(cluster: &Cluster, node: &str, spec: &Value) -> Result<()> {
 
 /// Gives a node, on which nothing is, other storage, as an administrator does.
 fn replace_storage(cluster: &Cluster, node: &str, storage: &Value) -> Result<()> {
-    let pool = || cluster.get("mirrorpool", "", node)?.context("the node's pool");
     if storage_of(cluster, node)? == *storage {
-        return patch_pool(cluster, node, &json!({"evict": false}));
+        return Ok(());
     }
-    // Of what storage is, one may be set: the patch takes the other away.
-    let other = if storage["device"].is_null() { "device" } else { "directory" };
+    set_storage(cluster, node, storage)?;
+    take_other_pool(cluster, node)
+}
+
+fn set_storage(cluster: &Cluster, node: &str, storage: &Value) -> Result<()> {
+    // One kind of storage may be set: the patch takes the other away.
     let mut new = storage.clone();
-    new[other] = Value::Null;
-    for spec in [json!({"evict": true}), json!({"evict": false, "storage": new})] {
-        patch_pool(cluster, node, &spec)?;
-    }
-    until_true(RUNS_WITHIN, &format!("the pool of {node} waits for another run of the engine"), || {
-        Ok(condition(&pool()?, "Ready").is_some_and(|ready| ready["reason"] == "OtherPool"))
-    })?;
+    new[if storage["device"].is_null() { "device" } else { "directory" }] = Value::Null;
+    patch_pool(cluster, node, &json!({"evict": true}))?;
+    patch_pool(cluster, node, &json!({"evict": false, "storage": new}))
+}
+
+/// An engine takes one pool in its life.
+fn take_other_pool(cluster: &Cluster, node: &str) -> Result<()> {
+    wait_not_ready(cluster, node, "OtherPool")?;
     cluster.delete_pod_of("engine", node)?;
-    until_true(RUNS_WITHIN, &format!("{node} has the pool {storage}"), || {
-        let pool = pool()?;
+    until_true(RUNS_WITHIN, &format!("{node} has its new pool"), || {
+        let pool = cluster.get("mirrorpool", "", node)?.context("the node's pool")?;
         Ok(["Ready", "EngineReady"].iter().all(|kind| has_condition(&pool, kind, "True")))
     })
+}
+
+fn wait_not_ready(cluster: &Cluster, node: &str, reason: &str) -> Result<()> {
+    let mut last = Value::Null;
+    until_true(RUNS_WITHIN, &format!("the pool of {node} is not ready, with the reason {reason}"), || {
+        last = cluster.get("mirrorpool", "", node)?.context("the node's pool")?;
+        Ok(condition(&last, "Ready").is_some_and(|ready| ready["status"] == "False" && ready["reason"] == reason))
+    })
+    .with_context(|| format!("it says {}", last["status"]["conditions"]))
 }
