@@ -19,6 +19,8 @@ const WRONG_INPUT: i32 = 2;
 const STATE_FORBIDS: i32 = 3;
 const NOT_REACHABLE: i32 = 4;
 const DEVICE_BYTES: u64 = 64 << 20;
+/// XFS has no file system that is smaller than 300 MiB. The file has holes.
+const POOL_BYTES: u64 = 512 << 20;
 const BOUND: Duration = Duration::from_secs(20);
 
 struct Ground {
@@ -233,6 +235,32 @@ fn device_with_a_signature_is_refused_and_untouched() -> Result<()> {
     ensure!(found.message.contains("ext4") && found.message.contains("letters"), "does not say what it found: {found}");
     ground.playground.disturb("b", Fault::Stop, true)?;
     ensure!(fs::read(&platter)? == before, "the device was written to");
+    ground.playground.destroy()
+}
+
+#[test]
+fn blank_device_is_taken_also_by_an_engine_that_is_there_before_it_is_mounted() -> Result<()> {
+    let ground = ground()?;
+    let (playground, cleanup) = (&ground.playground, Cleanup::new());
+    let platter = ground.home.path().join("platter");
+    File::create(&platter)?.set_len(POOL_BYTES)?;
+    let device = LoopDevice::over(&platter, 4096, &cleanup)?;
+    let mounted = playground.pool_dir("b")?;
+    playground.set_pool_device("b", device.path())?;
+    playground.create("a", "v", "64MiB", 2, &["--on", "a,b"])?;
+    // As after a restart of the machine: the agent mounts while the engine runs.
+    playground.disturb("b", Fault::Stop, true)?;
+    let unmount = || run_ok(&mut program("umount", [&mounted])).map(Some);
+    wait::until_ok("the engine has let go of its pool", BOUND, unmount)?;
+    playground.restart("b", true)?;
+    wait::until_ok("the replica on the device is in sync again", BOUND, || {
+        Ok(playground.status("a", "v")?.in_sync.iter().any(|node| node == "b").then_some(()))
+    })?;
+    // Still mounted, it does not pass for the directory below.
+    playground.set_pool("b", &mounted)?;
+    let words = ["volume", "create", "w", "--size", "64MiB", "--replicas", "2", "--on", "a,b"];
+    let found = ground.refused(STATE_FORBIDS, &words)?;
+    ensure!(found.message.contains("unmount it"), "does not say what to do: {found}");
     ground.playground.destroy()
 }
 

@@ -176,7 +176,7 @@ impl Agent {
     }
 }
 
-/// What marks a pool, of either kind, as the one of node `me`.
+/// What marks a pool as the one of node `me`.
 #[must_use]
 pub fn pool_marker(cluster: &Cluster, me: &Node) -> Marker {
     let (version, cluster, node) = (MarkerVersion::V1, cluster.psk.fingerprint(), me.name.clone());

@@ -86,9 +86,9 @@ impl Worker {
 
     /// The pool, if it is open already; else the agent brings it. Without it the engine votes and remembers.
     fn observe_pool(&self) -> Option<PathBuf> {
-        let marker = pool_marker(&self.place.nodes.get(), &self.place.me);
         let cluster = self.place.nodes.get();
         let place = cluster.this.pool.as_ref()?;
+        let marker = pool_marker(&cluster, &self.place.me);
         match pool::observe_open(place, &self.place.state.pool_mount(), &marker) {
             Ok(path) => path,
             Err(error) => {

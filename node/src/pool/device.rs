@@ -33,7 +33,7 @@ pub(super) fn ensure_open(path: &Path, mount_point: &Path, own: &Marker) -> Resu
         None => {
             format(path)?;
             mount_pool(path, mount_point, MsFlags::empty(), "")?;
-            own.write(mount_point)
+            Marker { device: true, ..own.clone() }.write(mount_point)
         }
         Some(signature) if signature.label.as_deref() == Some(LABEL) && signature.kind == "xfs" => {
             // Read-only and without replaying the journal: nothing is written before the marker said that it is ours.

@@ -20,7 +20,7 @@ pub(super) fn ensure_open(path: &Path, own: &Marker) -> Result<(), OpenPoolError
         Err(error) => return Err(OpenPoolError::host(path, "look at it")(error)),
     }
     if let Some(marker) = Marker::read(path)? {
-        return marker.check(path, own);
+        return marker.check_directory(path, own);
     }
     let foreign = observe_foreign(path).map_err(OpenPoolError::host(path, "list it"))?;
     if !foreign.is_empty() {

@@ -30,8 +30,8 @@ pub struct Marker {
     pub node_id: u32,
     /// The node's name, for people.
     pub node: String,
-    /// The pool is a whole device. Still mounted over a directory that takes its place, it would get that one's replicas, and
-    /// they would be gone when the machine has restarted.
+    /// The pool is a whole device, and not the directory that it is mounted over. Each may have been the node's pool before the
+    /// other was, and replicas that went to the wrong one are gone with the next mount or restart.
     #[serde(default)]
     pub device: bool,
 }
@@ -57,18 +57,26 @@ impl Marker {
     /// Whether the pool at `path`, which carries this marker, is that of `own`.
     ///
     /// # Errors
-    /// It is another cluster's or node's, or a whole device's that is mounted where the pool shall be a directory.
+    /// It is another cluster's or node's.
     pub fn check(&self, path: &Path, own: &Self) -> Result<(), OpenPoolError> {
         if self.cluster == own.cluster && self.node_id == own.node_id {
-            if self.device && !own.device {
-                let found =
-                    "a device that was this node's pool is mounted there: unmount it, or make it the pool again";
-                return Err(OpenPoolError::refused(path, found));
-            }
             return Ok(());
         }
         let whose = format!("it is the pool of node {} (id {}) of cluster {}", self.node, self.node_id, self.cluster);
         Err(OpenPoolError::refused(path, format!("{whose}, not of node {} of cluster {}", own.node, own.cluster)))
+    }
+
+    /// Whether it is that of `own`, and the directory itself.
+    ///
+    /// # Errors
+    /// It is another's, or a device's that is mounted over the directory.
+    pub fn check_directory(&self, path: &Path, own: &Self) -> Result<(), OpenPoolError> {
+        self.check(path, own)?;
+        if self.device {
+            let found = "a device that was this node's pool is mounted there: unmount it, or make it the pool again";
+            return Err(OpenPoolError::refused(path, found));
+        }
+        Ok(())
     }
 
     /// Makes this the marker of the pool at `path`, durably.

@@ -92,7 +92,6 @@ impl OpenPoolError {
 /// # Errors
 /// Something foreign is there, or the system refuses.
 pub fn ensure_open(place: &PoolPlace, mount_point: &Path, own: &Marker) -> Result<OpenPool, OpenPoolError> {
-    let own = &own_at(place, own);
     match place {
         PoolPlace::Directory(path) => {
             directory::ensure_open(path, own)?;
@@ -114,14 +113,14 @@ pub fn observe_open(place: &PoolPlace, mount_point: &Path, own: &Marker) -> Resu
         PoolPlace::Directory(path) => path.as_path(),
         PoolPlace::Device(_) => mount_point,
     };
-    match Marker::read(path)? {
-        Some(marker) => marker.check(path, &own_at(place, own)).map(|()| Some(path.to_owned())),
-        None => Ok(None),
+    let Some(marker) = Marker::read(path)? else { return Ok(None) };
+    match place {
+        PoolPlace::Directory(_) => marker.check_directory(path, own)?,
+        // It is not mounted yet: this is the directory below, which was the pool before.
+        PoolPlace::Device(_) if !marker.device => return Ok(None),
+        PoolPlace::Device(_) => marker.check(path, own)?,
     }
-}
-
-fn own_at(place: &PoolPlace, own: &Marker) -> Marker {
-    Marker { device: matches!(place, PoolPlace::Device(_)), ..own.clone() }
+    Ok(Some(path.to_owned()))
 }
 
 /// Size and free space of an open pool.

@@ -56,7 +56,7 @@ fn a_damaged_marker_and_a_plain_file_are_refused() {
 }
 
 #[test]
-fn a_device_that_is_still_mounted_does_not_pass_for_the_directory_below() {
+fn neither_a_device_nor_the_directory_below_passes_for_the_other() {
     let dir = tempfile::tempdir().expect("a directory");
     Marker { device: true, ..marker(1) }.write(dir.path()).expect("writable");
     let place = PoolPlace::Directory(dir.path().to_owned());
@@ -64,6 +64,8 @@ fn a_device_that_is_still_mounted_does_not_pass_for_the_directory_below() {
     observe_open(&place, Path::new("/nowhere"), &marker(1)).expect_err("the engine does not take it either");
     let device = PoolPlace::Device("/dev/none".into());
     assert_eq!(observe_open(&device, dir.path(), &marker(1)).expect("readable"), Some(dir.path().to_owned()));
+    marker(1).write(dir.path()).expect("writable");
+    assert_eq!(observe_open(&device, dir.path(), &marker(1)).expect("readable"), None, "it is not mounted yet");
 }
 
 #[test]
