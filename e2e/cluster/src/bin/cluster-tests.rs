@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use lockstep_cluster::cluster::Cluster;
+use lockstep_cluster::cluster::{Cluster, SYSTEM};
 use lockstep_cluster::collector::Collector;
 use lockstep_cluster::levels::{Level, measure};
 use lockstep_cluster::nodes::docker;
@@ -151,22 +151,18 @@ fn collect_logs(cluster: &Cluster, directory: &std::path::Path) {
         return;
     }
     // A pod whose node is away has no logs, and the others still have theirs.
-    let logs = |component: &str| {
-        let label = format!("app.kubernetes.io/component={component}");
-        let how = ["--all-containers", "--tail=-1", "--prefix", "--ignore-errors"];
-        [&["logs", "-n", "lockstep-system", "-l", &label][..], &how].concat().into_iter().map(str::to_owned).collect()
-    };
-    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let how = "--all-containers --tail=-1 --prefix --ignore-errors";
+    let logs = |component| format!("logs -n {SYSTEM} -l app.kubernetes.io/component={component} {how}");
     let everything = [
-        ("objects", words("get pods,pvc,pv,nodes,leases,mirrorpools,mirrorvolumes,mirrorreplicas -A -o wide")),
-        ("lockstep", words("get mirrorpools,mirrorvolumes,mirrorreplicas -o yaml")),
-        ("events", words("get events -A --sort-by=.lastTimestamp")),
+        ("objects", "get pods,pvc,pv,nodes,leases,mirrorpools,mirrorvolumes,mirrorreplicas -A -o wide".to_owned()),
+        ("lockstep", "get mirrorpools,mirrorvolumes,mirrorreplicas -o yaml".to_owned()),
+        ("events", "get events -A --sort-by=.lastTimestamp".to_owned()),
         ("node", logs("node")),
         ("engine", logs("engine")),
         ("controller", logs("controller")),
     ];
-    for (name, args) in everything {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    for (name, command) in everything {
+        let args: Vec<&str> = command.split_whitespace().collect();
         let text = match cluster.try_kubectl(&args) {
             Ok(output) => [output.stdout, output.stderr].concat(),
             Err(error) => error.to_string().into_bytes(),

@@ -28,6 +28,12 @@ const LEFT_KIB: u32 = 16 << 10;
 /// ...and what a pod then writes.
 const WRITTEN_MIB: u32 = 64;
 
+/// A disk that a node gets. Of this machine's disk it has what is written to it.
+const NEW_DISK: &str = "/var/lib/new-disk.img";
+
+/// Where the agent mounts a pool that is a device.
+const DEVICE_POOL: &str = "/var/lib/lockstep/pool";
+
 /// The pool of one node is filled from outside. A pod there and a pod on the node of the other replica write what it has no room for: their
 /// replicas there leave, and the pods do not notice. With room again the replicas come back with the next run of the engine.
 pub(super) fn pool_full_under_a_thin_volume(stage: &Stage) -> Result<()> {
@@ -99,7 +105,7 @@ fn fill_pool(cluster: &Cluster, node: &str) -> Result<()> {
     docker(&["exec", node, "sh", "-ec", &fill])?;
     let mut last = Value::Null;
     until_true(RUNS_WITHIN, &format!("the pool of {node} shows that it is full"), || {
-        last = cluster.get("mirrorpool", "", node)?.context("the node's pool")?["status"].take();
+        last = pool_of(cluster, node)?["status"].take();
         Ok(last["freeBytes"].as_u64().is_some_and(|bytes| bytes < SMALL_BYTES / 10))
     })
     .with_context(|| format!("its status: {last}"))
@@ -114,12 +120,6 @@ fn wait_failed(cluster: &Cluster, volume: &str, node: &str) -> Result<()> {
     })
     .with_context(|| format!("its status: {last}"))
 }
-
-/// A disk that a node gets. Of this machine's disk it has what is written to it.
-const NEW_DISK: &str = "/var/lib/new-disk.img";
-
-/// Where the agent mounts a pool that is a device.
-const DEVICE_POOL: &str = "/var/lib/lockstep/pool";
 
 /// The disk below a replica is exchanged for a new one while a pod writes: the replica goes to the third node, the new disk is taken, and gets the
 /// replica of that node when it is to be empty in its turn. From the new disk the pod then reads all that it wrote.
@@ -138,7 +138,7 @@ pub(super) fn disk_replaced_under_a_writer(stage: &Stage) -> Result<()> {
         let make = format!("truncate -s {SMALL_BYTES} {NEW_DISK} && losetup -f --show {NEW_DISK}");
         let device = docker(&["exec", &renewed, "sh", "-ec", &make])?;
         replace_storage(cluster, &renewed, &json!({"device": device.trim()}))?;
-        let pool = cluster.get("mirrorpool", "", &renewed)?.context("the node's pool")?;
+        let pool = pool_of(cluster, &renewed)?;
         let capacity = pool["status"]["capacityBytes"].as_u64();
         ensure!(capacity.is_some_and(|bytes| bytes <= SMALL_BYTES), "not the size of the new disk: {pool}");
         evict(cluster, third, &volume, &renewed)?;
@@ -184,8 +184,12 @@ fn evict(cluster: &Cluster, from: &str, volume: &str, to: &str) -> Result<()> {
     cluster.wait_in_sync(volume, BACK_WITHIN)
 }
 
+fn pool_of(cluster: &Cluster, node: &str) -> Result<Value> {
+    cluster.get("mirrorpool", "", node)?.with_context(|| format!("the pool of {node}"))
+}
+
 fn storage_of(cluster: &Cluster, node: &str) -> Result<Value> {
-    Ok(cluster.get("mirrorpool", "", node)?.context("the node's pool")?["spec"]["storage"].take())
+    Ok(pool_of(cluster, node)?["spec"]["storage"].take())
 }
 
 fn patch_pool(cluster: &Cluster, node: &str, spec: &Value) -> Result<()> {
@@ -215,7 +219,7 @@ fn take_other_pool(cluster: &Cluster, node: &str) -> Result<()> {
     wait_not_ready(cluster, node, "OtherPool")?;
     cluster.delete_pod_of("engine", node)?;
     until_true(RUNS_WITHIN, &format!("{node} has its new pool"), || {
-        let pool = cluster.get("mirrorpool", "", node)?.context("the node's pool")?;
+        let pool = pool_of(cluster, node)?;
         Ok(["Ready", "EngineReady"].iter().all(|kind| has_condition(&pool, kind, "True")))
     })
 }
@@ -223,7 +227,7 @@ fn take_other_pool(cluster: &Cluster, node: &str) -> Result<()> {
 fn wait_not_ready(cluster: &Cluster, node: &str, reason: &str) -> Result<()> {
     let mut last = Value::Null;
     until_true(RUNS_WITHIN, &format!("the pool of {node} is not ready, with the reason {reason}"), || {
-        last = cluster.get("mirrorpool", "", node)?.context("the node's pool")?;
+        last = pool_of(cluster, node)?;
         Ok(condition(&last, "Ready").is_some_and(|ready| ready["status"] == "False" && ready["reason"] == reason))
     })
     .with_context(|| format!("it says {}", last["status"]["conditions"]))
